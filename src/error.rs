@@ -1,0 +1,192 @@
+//! What can go wrong, in two kinds that must never be mixed up.
+//!
+//! A [`StorageError`] is this node's own trouble with its disk: it is never
+//! answered as a result and stops the node, because a node that goes on after a
+//! failed write may acknowledge what it does not have. An [`Error`] is an answer
+//! to a caller. (A refusal that every replica agrees on is neither: it is a
+//! [`crate::command::Rejection`] inside an outcome.)
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::NodeId;
+use crate::codec::DecodeError;
+
+/// Trouble with this node's own storage. The node stops.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StorageError {
+    /// RocksDB reported an error.
+    #[error("{action} failed: {reason}")]
+    Database {
+        /// What was being done.
+        action: &'static str,
+        /// RocksDB's message.
+        reason: String,
+    },
+    /// The operating system reported an error.
+    #[error("{action} {path} failed: {reason}", path = path.display())]
+    File {
+        /// What was being done.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's message.
+        reason: String,
+    },
+    /// Stored bytes do not decode.
+    #[error("{what} is corrupt: {source}")]
+    Corrupt {
+        /// What was being read.
+        what: &'static str,
+        /// Why it does not decode.
+        #[source]
+        source: DecodeError,
+    },
+    /// The store refuses to work after an earlier failure.
+    #[error("an earlier write failed, so nothing more is written: {0}")]
+    Poisoned(String),
+}
+
+impl StorageError {
+    /// Wraps a file system error.
+    pub fn file(action: &'static str, path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        Self::File { action, path: path.into(), reason: error.to_string() }
+    }
+}
+
+impl From<StorageError> for std::io::Error {
+    fn from(error: StorageError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// An answer to a caller whose request could not be carried out.
+///
+/// Every front maps it with one exhaustive `match`; [`Error::code`] is stable.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The request is malformed or asks for what can't be.
+    #[error("{0}")]
+    Invalid(String),
+    /// A stated limit is exceeded.
+    #[error("{what} is {size} bytes, and the limit is {limit} ({option})")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+        /// The configuration option that sets the limit.
+        option: &'static str,
+    },
+    /// The named thing does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// Credentials are missing or wrong.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// The write's condition did not hold.
+    #[error("the condition does not hold: the key's modification revision is {mod_revision}")]
+    ConditionFailed {
+        /// The key's modification revision; zero if absent.
+        mod_revision: i64,
+        /// The store's revision at that time.
+        revision: i64,
+    },
+    /// The idempotency key was used by another write.
+    #[error("the idempotency key was already used for a different write; use a new one")]
+    IdempotencyMismatch,
+    /// The node or cluster is in a state in which the call makes no sense.
+    #[error("{message}")]
+    Conflict {
+        /// A stable code: `already_initialized`, `membership_change_in_progress`, …
+        code: &'static str,
+        /// What to do.
+        message: String,
+    },
+    /// The revision asked for was compacted.
+    #[error("revision {requested} has been compacted; the oldest that can be read is {oldest}")]
+    Compacted {
+        /// The revision asked for.
+        requested: i64,
+        /// The oldest readable revision.
+        oldest: i64,
+    },
+    /// The revision asked for is not written yet.
+    #[error("revision {requested} is in the future; the current one is {current}")]
+    FutureRevision {
+        /// The revision asked for.
+        requested: i64,
+        /// The current revision.
+        current: i64,
+    },
+    /// This node is not the leader, and the call may not be forwarded again.
+    /// The request was certainly not carried out.
+    #[error("node {node} is not the leader{}", leader.as_ref().map(|(id, addr)| format!("; node {id} at {addr} is")).unwrap_or_default())]
+    NotLeader {
+        /// The node that answers.
+        node: NodeId,
+        /// The leader it knows of, with its peer address.
+        leader: Option<(NodeId, String)>,
+    },
+    /// The cluster has no leader or no majority. Not carried out.
+    #[error("{reason}")]
+    Unavailable {
+        /// Why, and what to do.
+        reason: String,
+        /// When a retry makes sense.
+        retry_after: Duration,
+    },
+    /// Too much is waiting. Not carried out.
+    #[error("node {node} has too many requests waiting; retry later")]
+    Overloaded {
+        /// The node that refused.
+        node: NodeId,
+    },
+    /// A read took too long. Nothing was changed.
+    #[error("no answer within {0:?}; nothing was changed, retry")]
+    ReadTimeout(Duration),
+    /// A write's outcome is unknown: it may still commit.
+    #[error(
+        "the outcome is unknown ({reason}); the write may still commit: read the key, or retry with the same Idempotency-Key"
+    )]
+    Unknown {
+        /// What happened to the request.
+        reason: String,
+    },
+    /// The operation works but did not end in time; it goes on.
+    #[error("{0}")]
+    StillRunning(String),
+    /// The node is stopping because of an internal failure.
+    #[error("node {node} failed: {reason}")]
+    Internal {
+        /// The node.
+        node: NodeId,
+        /// What failed.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The stable machine-readable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid_request",
+            Self::TooLarge { .. } => "too_large",
+            Self::NotFound(_) => "not_found",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::ConditionFailed { .. } => "condition_failed",
+            Self::IdempotencyMismatch => "idempotency_mismatch",
+            Self::Conflict { code, .. } => code,
+            Self::Compacted { .. } => "compacted",
+            Self::FutureRevision { .. } => "future_revision",
+            Self::NotLeader { .. } => "not_leader",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Overloaded { .. } => "overloaded",
+            Self::ReadTimeout(_) | Self::StillRunning(_) => "timeout",
+            Self::Unknown { .. } => "outcome_unknown",
+            Self::Internal { .. } => "internal",
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Kvorum: a strongly consistent, replicated key-value store.
+
+pub mod codec;
+pub mod command;
+pub mod error;
+
+/// Identifies a node for good; never reused within a cluster.
+pub type NodeId = u64;
