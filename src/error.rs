@@ -158,6 +158,16 @@ pub enum Error {
     /// The operation works but did not end in time; it goes on.
     #[error("{0}")]
     StillRunning(String),
+    /// The learner is added but has not caught up within the time limit; it goes on.
+    #[error("{message}")]
+    CatchUp {
+        /// What to do.
+        message: String,
+        /// The learner's last matching log index, if it answered at all.
+        matched_index: Option<u64>,
+        /// The leader's last log index.
+        last_log_index: Option<u64>,
+    },
     /// The node is stopping because of an internal failure.
     #[error("node {node} failed: {reason}")]
     Internal {
@@ -184,7 +194,7 @@ impl Error {
             Self::NotLeader { .. } => "not_leader",
             Self::Unavailable { .. } => "unavailable",
             Self::Overloaded { .. } => "overloaded",
-            Self::ReadTimeout(_) | Self::StillRunning(_) => "timeout",
+            Self::ReadTimeout(_) | Self::StillRunning(_) | Self::CatchUp { .. } => "timeout",
             Self::Unknown { .. } => "outcome_unknown",
             Self::Internal { .. } => "internal",
         }
