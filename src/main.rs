@@ -1,3 +1,132 @@
-//! The `kvorum` binary.
+//! The `kvorum` binary: flags → configuration → telemetry → start → wait.
 
-fn main() {}
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory as _, Parser};
+use kvorum::config::{Config, ServeArgs};
+use kvorum::error::StorageError;
+use kvorum::{Node, start_node, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// The command failed.
+const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+const USAGE: u8 = 2;
+
+/// Kvorum: a strongly consistent, replicated key-value store
+#[derive(Parser)]
+#[command(name = "kvorum", version, arg_required_else_help = true)]
+#[command(after_help = "Start with `kvorum local`: three nodes on this machine, ready to try.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Run one node in the foreground
+    Serve(Box<ServeArgs>),
+    /// Measure a cluster: drive it with closed-loop clients
+    Bench(Box<kvorum_bench::Args>),
+    #[command(flatten)]
+    Client(kvorum_cli::Command),
+}
+
+fn main() -> ExitCode {
+    // Clap ends the process by itself, with 2 for wrong usage and 0 for --help.
+    match Cli::parse().command {
+        Command::Serve(args) => serve(*args),
+        Command::Bench(args) => run(kvorum_bench::run(*args)),
+        Command::Client(command) => run(kvorum_cli::run(command, Cli::command)),
+    }
+}
+
+/// Runs a command that only talks to nodes.
+fn run(command: impl Future<Output = u8>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => ExitCode::from(runtime.block_on(command)),
+        Err(error) => fail(FAILED, &error),
+    }
+}
+
+fn serve(args: ServeArgs) -> ExitCode {
+    if args.print_config {
+        return match Config::print(args) {
+            Ok(text) => print(&text),
+            Err(error) => fail(USAGE, &error),
+        };
+    }
+    let config = match Config::load(args) {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error),
+    };
+    if let Err(error) = telemetry::init(config.log_format, &config.log_filter) {
+        return fail(USAGE, &error);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, &error),
+    };
+    match start_node(&config, Arc::new(stop_at_once)) {
+        Ok(node) => runtime.block_on(wait_and_stop(node, &config)),
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Ends the process when the log can't be written: going on could acknowledge
+/// what is not on disk, and trying again after a failed sync proves nothing.
+fn stop_at_once(error: &StorageError) {
+    tracing::error!(
+        "the log can't be written, so this node stops: {error}; check the disk, then start the node again"
+    );
+    std::process::exit(i32::from(FAILED));
+}
+
+async fn wait_and_stop(mut node: Node, config: &Config) -> ExitCode {
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => return fail(FAILED, &error),
+        };
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = node.failed() => Some(reason),
+    };
+    if let Some(reason) = failure {
+        tracing::error!("{reason}");
+        return ExitCode::from(FAILED);
+    }
+    tracing::info!("stopping");
+    match tokio::time::timeout(config.shutdown_timeout, node.stop()).await {
+        Ok(Ok(())) => tracing::info!("stopped"),
+        Ok(Err(error)) => {
+            tracing::error!("{error}");
+            return ExitCode::from(FAILED);
+        }
+        // What is acknowledged is on disk; the next start applies the rest again.
+        Err(_) => tracing::warn!("stopped without waiting any longer for what was in flight"),
+    }
+    ExitCode::SUCCESS
+}
+
+fn print(text: &str) -> ExitCode {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,264 @@
+//! The routes for peers: unpacks HTTP and hands the rest to [`Inbound`].
+//!
+//! Actix's request bodies belong to the worker thread that reads them, and Raft
+//! runs on a runtime of its own; bounded channels carry the pieces between them.
+
+use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use actix_web::http::Method;
+use actix_web::web::{self, Bytes, Payload};
+use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
+use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::error::Failure;
+use crate::error::Error;
+use crate::openraft_network::Inbound;
+use crate::openraft_network::forward::{FORWARD, ForwardRequest, ManageRequest};
+use crate::openraft_network::inbound::{Headers, Refusal};
+use crate::openraft_network::wire::{
+    BINARY, BINARY_STREAM, Encoding, HEADER_CLUSTER, HEADER_TO, JSON, JSON_STREAM, MAX_FRAME_BYTES,
+};
+use crate::service::Service;
+
+/// Pieces of a stream that may wait between a worker and Raft.
+const PIECES_AHEAD: usize = 16;
+
+/// What registers the routes for peers with each worker.
+pub fn routes(inbound: &Inbound, service: &Service) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + use<> {
+    let (inbound, service) = (inbound.clone(), service.clone());
+    move |config| configure(config, &inbound, &service)
+}
+
+fn configure(config: &mut web::ServiceConfig, inbound: &Inbound, service: &Service) {
+    config.app_data(web::Data::new(inbound.clone())).app_data(web::Data::new(service.clone()));
+    let post = |path: &str| web::resource(path.to_owned()).default_service(web::to(only_post));
+    config
+        .service(post("/append").route(web::post().to(append)))
+        .service(post("/vote").route(web::post().to(vote)))
+        .service(post("/pre-vote").route(web::post().to(pre_vote)))
+        .service(post("/transfer-leader").route(web::post().to(transfer_leader)))
+        .service(post("/snapshot").route(web::post().to(snapshot)))
+        .service(post("/forward").route(web::post().to(forward)))
+        .service(post("/manage").route(web::post().to(manage)))
+        .service(post("/introduce").route(web::post().to(introduce)))
+        .service(post("/peer-status").route(web::post().to(peer_status)));
+}
+
+async fn only_post() -> HttpResponse {
+    Failure::MethodNotAllowed { allow: Method::POST.to_string() }.error_response()
+}
+
+fn error_response(error: Error) -> HttpResponse {
+    Failure::Service(error).error_response()
+}
+
+/// How a body is encoded, and whether it is a stream. Whatever claims to be none
+/// of ours is read as JSON, so that a bare `curl -d` works.
+fn encoding(request: &HttpRequest) -> (Encoding, bool) {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    match content_type {
+        Some(BINARY) => (Encoding::Binary, false),
+        Some(BINARY_STREAM) => (Encoding::Binary, true),
+        Some(JSON_STREAM) => (Encoding::Json, true),
+        Some(_) | None => (Encoding::Json, false),
+    }
+}
+
+fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+fn bearer(request: &HttpRequest) -> Option<&str> {
+    request.headers().get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+fn admit(inbound: &Inbound, request: &HttpRequest) -> Result<(), Refusal> {
+    inbound.admit(Headers {
+        cluster: header(request, HEADER_CLUSTER),
+        to: header(request, HEADER_TO),
+        bearer: bearer(request),
+    })
+}
+
+/// Reads a whole body of bounded size.
+async fn read_body(mut payload: Payload) -> Result<Bytes, HttpResponse> {
+    let mut body = web::BytesMut::new();
+    while let Some(piece) = payload.next().await {
+        let piece =
+            piece.map_err(|error| error_response(Error::Invalid(format!("the body broke off: {error}"))))?;
+        if body.len() + piece.len() > MAX_FRAME_BYTES {
+            return Err(error_response(Error::TooLarge {
+                what: "the message",
+                size: body.len() + piece.len(),
+                limit: MAX_FRAME_BYTES,
+                option: "fixed",
+            }));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+fn refused(refusal: &Refusal) -> HttpResponse {
+    let message = refusal.to_string();
+    error_response(match refusal {
+        Refusal::Unauthorized => Error::Unauthorized(message),
+        Refusal::WrongNode { .. } => Error::Conflict { code: "wrong_node", message },
+        Refusal::WrongCluster(_) => Error::Conflict { code: "wrong_cluster", message },
+        Refusal::Malformed(_) | Refusal::Snapshot(_) => Error::Invalid(message),
+        Refusal::Stopped(_) => {
+            Error::Unavailable { reason: message, retry_after: std::time::Duration::from_secs(1) }
+        }
+    })
+}
+
+fn answer(encoding: Encoding, result: Result<Bytes, Refusal>) -> HttpResponse {
+    match result {
+        Ok(body) => {
+            let content_type = match encoding {
+                Encoding::Binary => BINARY,
+                Encoding::Json => JSON,
+            };
+            HttpResponse::Ok().insert_header((CONTENT_TYPE, content_type)).body(body)
+        }
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+/// Carries a body's pieces to another thread; a body that breaks off ends the
+/// channel, and whoever reads it must notice that its end frame is missing.
+fn pump(mut payload: Payload) -> mpsc::Receiver<Bytes> {
+    let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
+    actix_web::rt::spawn(async move {
+        while let Some(Ok(piece)) = payload.next().await {
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn append(request: HttpRequest, payload: Payload, inbound: web::Data<Inbound>) -> HttpResponse {
+    if let Err(refusal) = admit(&inbound, &request) {
+        return refused(&refusal);
+    }
+    let (encoding, is_stream) = encoding(&request);
+    if is_stream {
+        let answers = inbound.append_stream(encoding, pump(payload));
+        let content_type = match encoding {
+            Encoding::Binary => BINARY_STREAM,
+            Encoding::Json => JSON_STREAM,
+        };
+        return HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, content_type))
+            .streaming(ReceiverStream::new(answers).map(Ok::<_, std::convert::Infallible>));
+    }
+    match read_body(payload).await {
+        Ok(body) => answer(encoding, inbound.append(encoding, body).await),
+        Err(response) => response,
+    }
+}
+
+/// Handles a message that is one body and one answer.
+macro_rules! unary {
+    ($name:ident) => {
+        async fn $name(request: HttpRequest, payload: Payload, inbound: web::Data<Inbound>) -> HttpResponse {
+            if let Err(refusal) = admit(&inbound, &request) {
+                return refused(&refusal);
+            }
+            let (encoding, _) = encoding(&request);
+            match read_body(payload).await {
+                Ok(body) => answer(encoding, inbound.$name(encoding, body).await),
+                Err(response) => response,
+            }
+        }
+    };
+}
+
+unary!(vote);
+unary!(pre_vote);
+unary!(transfer_leader);
+
+async fn snapshot(request: HttpRequest, payload: Payload, inbound: web::Data<Inbound>) -> HttpResponse {
+    if let Err(refusal) = admit(&inbound, &request) {
+        return refused(&refusal);
+    }
+    let (encoding, _) = encoding(&request);
+    answer(encoding, inbound.snapshot(encoding, pump(payload)).await)
+}
+
+async fn forward(
+    request: HttpRequest,
+    payload: Payload,
+    inbound: web::Data<Inbound>,
+    service: web::Data<Service>,
+) -> HttpResponse {
+    if let Err(refusal) = admit(&inbound, &request) {
+        return refused(&refusal);
+    }
+    let body = match read_body(payload).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    match ForwardRequest::decode(body) {
+        Ok(request) => {
+            let response = service.handle_forwarded(request).await;
+            HttpResponse::Ok().insert_header((CONTENT_TYPE, FORWARD)).body(response.encode())
+        }
+        Err(error) => error_response(Error::Invalid(error.to_string())),
+    }
+}
+
+/// Admits the sender and reads a JSON message.
+async fn read_json<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: Payload,
+    inbound: &Inbound,
+) -> Result<T, HttpResponse> {
+    admit(inbound, request).map_err(|refusal| refused(&refusal))?;
+    let body = read_body(payload).await?;
+    serde_json::from_slice(&body).map_err(|error| error_response(Error::Invalid(error.to_string())))
+}
+
+async fn manage(
+    request: HttpRequest,
+    payload: Payload,
+    inbound: web::Data<Inbound>,
+    service: web::Data<Service>,
+) -> HttpResponse {
+    match read_json::<ManageRequest>(&request, payload, &inbound).await {
+        Ok(call) => HttpResponse::Ok().json(service.handle_management(call).await),
+        Err(response) => response,
+    }
+}
+
+/// Tells who this node is. Asked before the sender and this node need to share a
+/// cluster, so only the secret and the node that is meant are checked.
+async fn introduce(
+    request: HttpRequest,
+    inbound: web::Data<Inbound>,
+    service: web::Data<Service>,
+) -> HttpResponse {
+    let headers = Headers { cluster: None, to: header(&request, HEADER_TO), bearer: bearer(&request) };
+    if let Err(refusal) = inbound.admit(headers) {
+        return refused(&refusal);
+    }
+    match service.introduce().await {
+        Ok(introduction) => HttpResponse::Ok().json(introduction),
+        Err(error) => error_response(error),
+    }
+}
+
+async fn peer_status(
+    request: HttpRequest,
+    inbound: web::Data<Inbound>,
+    service: web::Data<Service>,
+) -> HttpResponse {
+    match admit(&inbound, &request) {
+        Ok(()) => HttpResponse::Ok().json(service.status()),
+        Err(refusal) => refused(&refusal),
+    }
+}

@@ -1,0 +1,141 @@
+//! One peer as Openraft sees it: the calls of its network trait.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use openraft::OptionalSend;
+use openraft::alias::SnapshotOf;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+
+use super::append_stream::{self, to_rpc_error};
+use super::snapshot_sender::{self, Pace};
+use super::transport::{CallError, Purpose, Transport};
+use super::wire::Message;
+use crate::store::snapshot::SnapshotDir;
+use crate::{NodeId, TypeConfig, Vote};
+
+/// First and longest pause before an unreachable peer is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// The connection to one peer for one of Openraft's purposes.
+#[derive(Debug)]
+pub struct Peer {
+    transport: Transport,
+    target: NodeId,
+    addr: String,
+    append_purpose: Purpose,
+    pace: Pace,
+}
+
+impl Peer {
+    pub(super) fn new(
+        transport: Transport,
+        target: NodeId,
+        addr: String,
+        append_purpose: Purpose,
+        pace: Pace,
+    ) -> Self {
+        Self { transport, target, addr, append_purpose, pace }
+    }
+
+    async fn call<Q: Message, A: Message>(
+        &self,
+        purpose: Purpose,
+        action: RPCTypes,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        let encoding = self.transport.encoding();
+        let body: Bytes = request.encode(encoding);
+        let answer =
+            self.transport.call(purpose, self.target, &self.addr, path, body, deadline).await.map_err(|error| {
+                match error {
+                    CallError::Timeout { target, after, .. } => RPCError::Timeout(Timeout {
+                        action,
+                        id: self.transport.node_id(),
+                        target,
+                        timeout: after,
+                    }),
+                    other @ (CallError::Unreachable { .. }
+                    | CallError::Broken { .. }
+                    | CallError::Refused { .. }) => to_rpc_error(other),
+                }
+            })?;
+        A::decode(encoding, answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotDir;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(self.append_purpose, RPCTypes::AppendEntries, "/append", &rpc, option.hard_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let opening = append_stream::open(self.transport.clone(), self.target, self.addr.clone(), input);
+        Box::pin(async move { opening.await.map(|answers| answers as BoxStream<'s, _>) })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(Purpose::Heartbeat, RPCTypes::Vote, "/vote", &rpc, option.hard_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(Purpose::Heartbeat, RPCTypes::Vote, "/pre-vote", &rpc, option.hard_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotDir>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        snapshot_sender::send(&self.transport, self.target, &self.addr, vote, snapshot, self.pace, cancel).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(Purpose::Heartbeat, RPCTypes::TransferLeader, "/transfer-leader", &req, option.hard_ttl()).await
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let (first, longest) = BACKOFF;
+        Some(Backoff::new(std::iter::successors(Some(first), move |pause| Some((*pause * 2).min(longest)))))
+    }
+}

@@ -1,0 +1,229 @@
+//! Writes: propose here if this node leads, else carry them to the leader.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use openraft::ServerState;
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use tokio::time::Instant;
+
+use super::handle::{RequestCounters, Service};
+use crate::TypeConfig;
+use crate::command::{Command, Outcome, OutcomeResult, Proposal, Rejection, Write};
+use crate::error::Error;
+use crate::openraft_network::forward::{ForwardError, ForwardRequest, ForwardResponse};
+
+/// How long to wait before asking again when nothing new is known of the leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// What a client is told to wait before it tries an unavailable cluster again.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Service {
+    /// Commits and applies `command` and returns what it did.
+    ///
+    /// # Errors
+    /// When a limit is exceeded, the condition does not hold, or the cluster
+    /// can't carry it out. [`Error::Unknown`] alone means that it may still
+    /// happen; with any other error it certainly does not.
+    pub async fn write(&self, command: Command) -> Result<Outcome, Error> {
+        let counters = &self.inner.counters;
+        RequestCounters::add(&counters.writes);
+        let result = self.write_inner(&command).await;
+        if result.is_err() {
+            RequestCounters::add(&counters.writes_failed);
+        }
+        result
+    }
+
+    async fn write_inner(&self, command: &Command) -> Result<Outcome, Error> {
+        self.check_limits(command)?;
+        let Ok(_permit) = self.inner.waiting_writes.try_acquire() else {
+            return Err(Error::Overloaded { node: self.node_id() });
+        };
+        let outcome = self.commit(&command.encode()).await?;
+        match outcome.result {
+            OutcomeResult::Rejected(Rejection::ConditionFailed { mod_revision }) => {
+                Err(Error::ConditionFailed { mod_revision, revision: outcome.revision })
+            }
+            OutcomeResult::Rejected(Rejection::IdempotencyMismatch) => Err(Error::IdempotencyMismatch),
+            OutcomeResult::Rejected(Rejection::Undecodable(reason)) => Err(Error::Internal {
+                node: self.node_id(),
+                reason: format!("a node of another release refused the command: {reason}"),
+            }),
+            OutcomeResult::Nothing | OutcomeResult::Put { .. } | OutcomeResult::Deleted { .. } => Ok(outcome),
+        }
+    }
+
+    fn check_limits(&self, command: &Command) -> Result<(), Error> {
+        let limits = self.limits();
+        let (key, value) = match &command.write {
+            Write::Put { key, value, .. } => (key, value.len()),
+            Write::Delete { key } => (key, 0),
+        };
+        if key.is_empty() {
+            return Err(Error::Invalid("the key is empty; it must have at least one byte".to_owned()));
+        }
+        if key.len() > limits.max_key_bytes {
+            return Err(Error::TooLarge {
+                what: "the key",
+                size: key.len(),
+                limit: limits.max_key_bytes,
+                option: "max_key_bytes",
+            });
+        }
+        if value > limits.max_value_bytes {
+            return Err(Error::TooLarge {
+                what: "the value",
+                size: value,
+                limit: limits.max_value_bytes,
+                option: "max_value_bytes",
+            });
+        }
+        Ok(())
+    }
+
+    async fn commit(&self, proposal: &Proposal) -> Result<Outcome, Error> {
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        self.on_leader(deadline, || async {
+            if self.is_leader() {
+                self.propose(proposal.clone(), deadline).await
+            } else {
+                RequestCounters::add(&self.inner.counters.writes_forwarded);
+                let forwarding = self.inner.forwarder.forward(proposal.clone());
+                tokio::time::timeout_at(deadline, forwarding)
+                    .await
+                    .unwrap_or_else(|_| Err(ForwardError::Unknown(self.timed_out())))
+            }
+        })
+        .await
+    }
+
+    /// Tries `attempt` until it succeeds, its fate is unknown, or time is up.
+    /// Attempts that certainly did nothing are repeated, at once when another
+    /// leader is known and after a pause otherwise.
+    pub(super) async fn on_leader<T, F>(
+        &self,
+        deadline: Instant,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, ForwardError>>,
+    {
+        let mut view = self.inner.view.clone();
+        loop {
+            view.borrow_and_update();
+            let has_leader = self.inner.view.borrow().leader.is_some();
+            let reason = if !has_leader {
+                self.why_no_leader()
+            } else {
+                match attempt().await {
+                    Ok(value) => return Ok(value),
+                    Err(ForwardError::Unknown(reason)) => return Err(Error::Unknown { reason }),
+                    Err(ForwardError::NotLeader { .. }) => "the leader is changing".to_owned(),
+                    Err(ForwardError::Unavailable(reason)) => reason,
+                }
+            };
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(Error::Unavailable { reason, retry_after: RETRY_AFTER });
+            }
+            let pause = (now + RETRY_PAUSE).min(deadline);
+            // Nothing to gain from waiting once the view has changed.
+            let _ = tokio::time::timeout_at(pause, view.changed()).await;
+        }
+    }
+
+    /// Proposes as the leader and waits until it is applied here.
+    async fn propose(&self, proposal: Proposal, deadline: Instant) -> Result<Outcome, ForwardError> {
+        let writing = self.inner.raft.client_write(proposal);
+        match tokio::time::timeout_at(deadline, writing).await {
+            Ok(Ok(response)) => Ok(response.data),
+            Ok(Err(error)) => Err(write_error(error)),
+            Err(_) => Err(ForwardError::Unknown(self.timed_out())),
+        }
+    }
+
+    fn timed_out(&self) -> String {
+        format!("no answer within {:?}", self.inner.options.request_timeout)
+    }
+
+    fn why_no_leader(&self) -> String {
+        let view = self.inner.view.borrow();
+        if view.membership.log_id().is_none() && view.membership.nodes().next().is_none() {
+            return format!(
+                "node {} is not initialized; initialize the cluster on one node (POST /init) or add this one to a cluster",
+                self.node_id()
+            );
+        }
+        match view.state {
+            ServerState::Candidate => "no leader: an election is going on".to_owned(),
+            ServerState::Learner | ServerState::Follower | ServerState::Leader | ServerState::Shutdown => {
+                "no leader is known; a majority of the voters must be running and reachable".to_owned()
+            }
+        }
+    }
+
+    /// Carries out what a peer forwarded. Never forwards again.
+    pub async fn handle_forwarded(&self, request: ForwardRequest) -> ForwardResponse {
+        match request {
+            ForwardRequest::Write(proposals) => {
+                ForwardResponse::Write(self.propose_forwarded(proposals).await)
+            }
+            ForwardRequest::ReadIndex => ForwardResponse::ReadIndex(self.inner.read_index.get_as_leader().await),
+        }
+    }
+
+    async fn propose_forwarded(&self, proposals: Vec<Proposal>) -> Vec<Result<Outcome, ForwardError>> {
+        let count = proposals.len();
+        let permits = u32::try_from(count).unwrap_or(u32::MAX);
+        let Ok(_permit) = self.inner.waiting_writes.try_acquire_many(permits) else {
+            let error = ForwardError::Unavailable(Error::Overloaded { node: self.node_id() }.to_string());
+            return vec![Err(error); count];
+        };
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        let mut results = Vec::with_capacity(count);
+        match self.inner.raft.client_write_many(proposals).await {
+            Ok(mut written) => {
+                while results.len() < count {
+                    let result = match tokio::time::timeout_at(deadline, written.next()).await {
+                        Ok(Some(Ok(Ok(response)))) => Ok(response.response),
+                        Ok(Some(Ok(Err(error)))) => Err(client_write_error(error)),
+                        Ok(Some(Err(fatal))) => Err(ForwardError::Unknown(fatal.to_string())),
+                        Ok(None) => Err(ForwardError::Unknown("the leader is stopping".to_owned())),
+                        Err(_) => Err(ForwardError::Unknown(self.timed_out())),
+                    };
+                    results.push(result);
+                }
+            }
+            Err(error) => results.resize(count, Err(ForwardError::Unknown(error.to_string()))),
+        }
+        results
+    }
+}
+
+fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ForwardError {
+    match error {
+        RaftError::APIError(error) => client_write_error(error),
+        // The core stopped with the write somewhere in its hands.
+        RaftError::Fatal(fatal) => ForwardError::Unknown(fatal.to_string()),
+    }
+}
+
+/// What Openraft's refusal says about the write's fate. Only a redirect is
+/// certain; a discarded entry may survive on another node.
+fn client_write_error(error: ClientWriteError<TypeConfig>) -> ForwardError {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) => {
+            ForwardError::NotLeader { leader: leader_of(forward) }
+        }
+        other @ (ClientWriteError::LogEntryDiscarded(_)
+        | ClientWriteError::ChangeMembershipError(_)
+        | ClientWriteError::PreconditionFailed(_)) => ForwardError::Unknown(other.to_string()),
+    }
+}
+
+pub(super) fn leader_of(forward: ForwardToLeader<TypeConfig>) -> Option<(crate::NodeId, String)> {
+    let addr = forward.leader_node.map(|node| node.addr);
+    forward.leader_id.zip(addr)
+}

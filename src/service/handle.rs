@@ -1,0 +1,246 @@
+//! The cheap clone that the fronts hold, and the view of the cluster behind it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::ServerState;
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::metrics::RaftServerMetrics;
+use subtle::ConstantTimeEq as _;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use super::forwarder::Forwarder;
+use super::read_index::ReadIndex;
+use crate::command::Idempotency;
+use crate::config::Limits;
+use crate::error::Error;
+use crate::openraft_network::Transport;
+use crate::store::data_dir::DataDir;
+use crate::store::{RocksLogStore, StateMachineStore};
+use crate::{NodeId, Raft, StoredMembership, TypeConfig, Vote};
+
+/// Longest idempotency token in bytes.
+const MAX_TOKEN_BYTES: usize = 256;
+
+/// What the service is told at start.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// Sizes that requests must keep.
+    pub limits: Limits,
+    /// How long a read or write may take.
+    pub request_timeout: Duration,
+    /// How long adding a learner waits for it to catch up.
+    pub catch_up_timeout: Duration,
+    /// How many writes may wait at once.
+    pub max_waiting_writes: usize,
+    /// How long the outcome of a write with an idempotency token is remembered.
+    pub idempotency_ttl: Duration,
+    /// The secret that management calls must carry, if any.
+    pub cluster_secret: Option<String>,
+    /// Where peers reach this node.
+    pub advertise_addr: String,
+    /// Where clients reach this node.
+    pub http_addr: SocketAddr,
+}
+
+/// The parts that the service drives.
+pub struct ServiceParts {
+    /// The Raft instance.
+    pub raft: Raft,
+    /// The log, for its figures.
+    pub log: RocksLogStore,
+    /// The state.
+    pub store: StateMachineStore,
+    /// Who this node is.
+    pub data: Arc<DataDir>,
+    /// The way to peers.
+    pub transport: Transport,
+    /// The runtime on which Raft runs.
+    pub runtime: Handle,
+}
+
+/// The cluster as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) state: ServerState,
+    pub(super) vote: Vote,
+    pub(super) leader: Option<NodeId>,
+    pub(super) membership: Arc<StoredMembership>,
+}
+
+impl View {
+    /// The leader's id and peer address, when both are known.
+    pub(super) fn leader_addr(&self) -> Option<(NodeId, String)> {
+        let leader = self.leader?;
+        let node = self.membership.get_node(&leader)?;
+        Some((leader, node.addr.clone()))
+    }
+}
+
+/// Counts of what was asked for; they only go up.
+#[derive(Debug, Default)]
+pub(super) struct RequestCounters {
+    pub(super) writes: AtomicU64,
+    pub(super) writes_forwarded: AtomicU64,
+    pub(super) writes_failed: AtomicU64,
+    pub(super) reads_linearizable: AtomicU64,
+    pub(super) reads_local: AtomicU64,
+    pub(super) read_index_rounds: AtomicU64,
+}
+
+impl RequestCounters {
+    pub(super) fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The node's service; clones share it.
+#[derive(Clone)]
+pub struct Service {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) raft: Raft,
+    pub(super) log: RocksLogStore,
+    pub(super) store: StateMachineStore,
+    pub(super) data: Arc<DataDir>,
+    pub(super) transport: Transport,
+    pub(super) runtime: Handle,
+    pub(super) options: ServiceOptions,
+    pub(super) view: watch::Receiver<View>,
+    pub(super) forwarder: Forwarder,
+    pub(super) read_index: ReadIndex,
+    pub(super) waiting_writes: Semaphore,
+    /// One change of the membership at a time on the leader.
+    pub(super) management: tokio::sync::Mutex<()>,
+    pub(super) counters: Arc<RequestCounters>,
+    pub(super) started: Instant,
+}
+
+impl Service {
+    /// A service over `parts`; its background tasks run on their runtime and end
+    /// with Raft.
+    pub fn start(parts: ServiceParts, options: ServiceOptions) -> Self {
+        let ServiceParts { raft, log, store, data, transport, runtime } = parts;
+        let view = follow_view(&raft, &runtime);
+        let counters = Arc::new(RequestCounters::default());
+        let forwarder = Forwarder::start(transport.clone(), view.clone(), &runtime, options.request_timeout);
+        let read_index = ReadIndex::new(
+            raft.clone(),
+            transport.clone(),
+            view.clone(),
+            runtime.clone(),
+            options.request_timeout,
+            Arc::clone(&counters),
+        );
+        let waiting_writes = Semaphore::new(options.max_waiting_writes);
+        Self {
+            inner: Arc::new(Inner {
+                raft,
+                log,
+                store,
+                data,
+                transport,
+                runtime,
+                options,
+                view,
+                forwarder,
+                read_index,
+                waiting_writes,
+                management: tokio::sync::Mutex::new(()),
+                counters,
+                started: Instant::now(),
+            }),
+        }
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.inner.data.node_id()
+    }
+
+    /// Sizes that requests must keep.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.options.limits
+    }
+
+    /// Checks the secret of a management call, in constant time.
+    ///
+    /// # Errors
+    /// [`Error::Unauthorized`] when a secret is configured and this is not it.
+    pub fn authorize(&self, bearer: Option<&str>) -> Result<(), Error> {
+        let Some(secret) = &self.inner.options.cluster_secret else { return Ok(()) };
+        let given = bearer.unwrap_or_default();
+        if bool::from(secret.as_bytes().ct_eq(given.as_bytes())) {
+            return Ok(());
+        }
+        Err(Error::Unauthorized(
+            "this call needs the cluster secret as `Authorization: Bearer SECRET`".to_owned(),
+        ))
+    }
+
+    /// Makes a client's token part of a command.
+    ///
+    /// This is where the clock is read: the command carries the time from here
+    /// on, and no replica looks at its own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the token is empty or too long.
+    pub fn idempotency(&self, token: Bytes) -> Result<Idempotency, Error> {
+        if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+            return Err(Error::Invalid(format!(
+                "the Idempotency-Key is {} bytes long; it must have 1 to {MAX_TOKEN_BYTES}",
+                token.len()
+            )));
+        }
+        let proposed_at_ms = wall_clock_ms();
+        let ttl = u64::try_from(self.inner.options.idempotency_ttl.as_millis()).unwrap_or(u64::MAX);
+        Ok(Idempotency { token, proposed_at_ms, expires_at_ms: proposed_at_ms.saturating_add(ttl) })
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.inner.view.borrow().clone()
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.inner.view.borrow().state == ServerState::Leader
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge at which commands get their time")]
+fn wall_clock_ms() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Follows Openraft's metrics, so that a request looks at one small value.
+fn follow_view(raft: &Raft, runtime: &Handle) -> watch::Receiver<View> {
+    let mut metrics = raft.server_metrics();
+    let read = |metrics: &WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>| {
+        let metrics = metrics.borrow_watched();
+        View {
+            state: metrics.state,
+            vote: metrics.vote,
+            leader: metrics.current_leader,
+            membership: Arc::clone(&metrics.membership_config),
+        }
+    };
+    let (sender, receiver) = watch::channel(read(&metrics));
+    runtime.spawn(async move {
+        while metrics.changed().await.is_ok() {
+            let now = read(&metrics);
+            sender.send_if_modified(|view| {
+                let changed = *view != now;
+                *view = now;
+                changed
+            });
+        }
+    });
+    receiver
+}

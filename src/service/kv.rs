@@ -1,0 +1,100 @@
+//! Reads: confirm first if the caller wants the latest, then read the local state.
+
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::handle::{RequestCounters, Service};
+use crate::error::Error;
+use crate::mvcc::{Lookup, Page, RangeQuery, ReadError};
+use crate::openraft_network::forward::ForwardError;
+
+/// How up to date a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees every write that was acknowledged before the read began, whichever
+    /// node serves it.
+    Linearizable,
+    /// What a leader's lease permits. Openraft does not restore the promise
+    /// behind a lease when a node restarts, so this is served as
+    /// [`Self::Linearizable`]: never weaker than asked for.
+    Lease,
+    /// What this node has applied, which may be behind.
+    Local,
+}
+
+impl Service {
+    /// Reads one key, now or at the revision `at`.
+    ///
+    /// # Errors
+    /// When the revision can't be read, or no leader confirms in time.
+    pub async fn get(&self, key: &[u8], at: Option<i64>, consistency: Consistency) -> Result<Lookup, Error> {
+        self.wait_for(consistency).await?;
+        self.inner.store.store().get(key, at).map_err(|error| self.read_error(error))
+    }
+
+    /// Reads one page of a range.
+    ///
+    /// # Errors
+    /// When the revision can't be read, or no leader confirms in time.
+    pub async fn range(&self, query: RangeQuery, consistency: Consistency) -> Result<Page, Error> {
+        self.wait_for(consistency).await?;
+        let store = self.inner.store.clone();
+        // A scan may read thousands of keys from disk: not on a thread that
+        // serves others.
+        let scanned = self.inner.runtime.spawn_blocking(move || store.store().range(&query)).await;
+        match scanned {
+            Ok(page) => page.map_err(|error| self.read_error(error)),
+            Err(error) => Err(Error::Internal { node: self.node_id(), reason: error.to_string() }),
+        }
+    }
+
+    /// Waits until the local state is as recent as `consistency` demands.
+    async fn wait_for(&self, consistency: Consistency) -> Result<(), Error> {
+        match consistency {
+            Consistency::Local => {
+                RequestCounters::add(&self.inner.counters.reads_local);
+                Ok(())
+            }
+            Consistency::Linearizable | Consistency::Lease => {
+                RequestCounters::add(&self.inner.counters.reads_linearizable);
+                let timeout = self.inner.options.request_timeout;
+                let deadline = Instant::now() + timeout;
+                // Confirming has no effect, so an attempt whose fate is unknown
+                // may be repeated, unlike a write's.
+                let confirm = || async {
+                    self.inner.read_index.get().await.map_err(|error| match error {
+                        ForwardError::Unknown(reason) => ForwardError::Unavailable(reason),
+                        other @ (ForwardError::NotLeader { .. } | ForwardError::Unavailable(_)) => other,
+                    })
+                };
+                let index = self.on_leader(deadline, confirm).await?;
+                self.wait_applied(index, deadline).await
+            }
+        }
+    }
+
+    async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), Error> {
+        let applied = self.inner.store.applied_index();
+        if applied.load(Ordering::Acquire) >= index {
+            return Ok(());
+        }
+        let mut progress = self.inner.store.watch_applied();
+        let reached = progress.wait_for(|applied| *applied >= index);
+        match tokio::time::timeout_at(deadline, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => {
+                Err(Error::Internal { node: self.node_id(), reason: "the state machine stopped".to_owned() })
+            }
+            Err(_) => Err(Error::ReadTimeout(self.inner.options.request_timeout)),
+        }
+    }
+
+    pub(super) fn read_error(&self, error: ReadError) -> Error {
+        match error {
+            ReadError::Compacted { requested, oldest } => Error::Compacted { requested, oldest },
+            ReadError::FutureRevision { requested, current } => Error::FutureRevision { requested, current },
+            ReadError::Storage(error) => Error::Internal { node: self.node_id(), reason: error.to_string() },
+        }
+    }
+}

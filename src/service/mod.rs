@@ -1,0 +1,24 @@
+//! What a request means: the sole door to Raft and to the state.
+//!
+//! Fronts hand in commands and queries and get answers or an
+//! [`Error`](crate::error::Error); they need not know who leads. This layer
+//! proposes or forwards writes ([`consensus`]), confirms reads ([`read_index`]),
+//! reads the local state ([`kv`]) and guards changes of the membership
+//! ([`cluster`]). It knows no protocol.
+//!
+//! A write that certainly was not carried out is tried again within the
+//! request's time limit, on whichever node leads by then. One whose fate is
+//! unknown never is: the caller is told so, since trying again could do it twice.
+
+pub mod cluster;
+pub mod consensus;
+pub mod forwarder;
+pub mod handle;
+pub mod kv;
+pub mod read_index;
+pub mod report;
+pub mod status;
+
+pub use handle::{Service, ServiceOptions, ServiceParts};
+pub use kv::Consistency;
+pub use status::{MemberStatus, Members, SnapshotInfo, Status};

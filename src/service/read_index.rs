@@ -1,0 +1,186 @@
+//! Read index: the log index that a linearizable read must have applied.
+//!
+//! The leader confirms with a majority that it still leads and answers with its
+//! commit index (Raft, section 6.4 of Ongaro's dissertation). Readers share
+//! confirmations: while one is under way the next readers gather for the next
+//! one. They must not join the one under way, since it may have begun before a
+//! write that they have to see was acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+
+use super::forwarder::to_forward_error;
+use super::handle::{RequestCounters, View};
+use crate::openraft_network::Transport;
+use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
+use crate::openraft_network::transport::Purpose;
+use crate::{NodeId, Raft};
+
+type Answer = Result<u64, ForwardError>;
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Whether a task is confirming.
+    busy: bool,
+    /// Readers of the next confirmation.
+    waiting: Vec<oneshot::Sender<Answer>>,
+}
+
+/// Confirms reads; clones share it.
+#[derive(Clone)]
+pub(super) struct ReadIndex {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    raft: Raft,
+    transport: Transport,
+    view: watch::Receiver<View>,
+    runtime: Handle,
+    deadline: Duration,
+    counters: Arc<RequestCounters>,
+    /// Confirmations for this node's own readers, through the leader if need be.
+    own: Mutex<Queue>,
+    /// Confirmations that this node gives as the leader.
+    led: Mutex<Queue>,
+}
+
+impl ReadIndex {
+    pub(super) fn new(
+        raft: Raft,
+        transport: Transport,
+        view: watch::Receiver<View>,
+        runtime: Handle,
+        deadline: Duration,
+        counters: Arc<RequestCounters>,
+    ) -> Self {
+        let inner = Inner {
+            raft,
+            transport,
+            view,
+            runtime,
+            deadline,
+            counters,
+            own: Mutex::default(),
+            led: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The index that a read which begins now must have applied.
+    pub(super) async fn get(&self) -> Answer {
+        let view = self.inner.view.borrow().leader_addr();
+        match view {
+            Some((leader, _)) if leader == self.inner.transport.node_id() => self.get_as_leader().await,
+            _ => self.join(Which::Own).await,
+        }
+    }
+
+    /// The same, answered only if this node leads; what peers ask for.
+    pub(super) async fn get_as_leader(&self) -> Answer {
+        self.join(Which::Led).await
+    }
+
+    async fn join(&self, which: Which) -> Answer {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut queue = self.queue(which).lock();
+            queue.waiting.push(sender);
+            if !queue.busy {
+                queue.busy = true;
+                let this = self.clone();
+                self.inner.runtime.spawn(async move { this.serve(which).await });
+            }
+        }
+        receiver.await.unwrap_or_else(|_| Err(ForwardError::Unavailable("the node is stopping".to_owned())))
+    }
+
+    fn queue(&self, which: Which) -> &Mutex<Queue> {
+        match which {
+            Which::Own => &self.inner.own,
+            Which::Led => &self.inner.led,
+        }
+    }
+
+    /// Confirms for all who wait, again and again until nobody does.
+    async fn serve(&self, which: Which) {
+        loop {
+            let waiting = {
+                let mut queue = self.queue(which).lock();
+                if queue.waiting.is_empty() {
+                    queue.busy = false;
+                    return;
+                }
+                std::mem::take(&mut queue.waiting)
+            };
+            RequestCounters::add(&self.inner.counters.read_index_rounds);
+            let answer = match which {
+                Which::Own => self.ask_leader().await,
+                Which::Led => self.confirm().await,
+            };
+            for reader in waiting {
+                let _ = reader.send(answer.clone());
+            }
+        }
+    }
+
+    /// Confirms leadership with a majority.
+    async fn confirm(&self) -> Answer {
+        let confirming = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(self.inner.deadline, confirming).await {
+            Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                let addr = forward.leader_node.map(|node| node.addr);
+                Err(ForwardError::NotLeader { leader: forward.leader_id.zip(addr) })
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing)))) => {
+                Err(ForwardError::Unavailable(format!("no majority confirms the leader: {missing}")))
+            }
+            Ok(Err(RaftError::Fatal(fatal))) => Err(ForwardError::Unavailable(fatal.to_string())),
+            Err(_) => Err(ForwardError::Unavailable(format!(
+                "no majority confirmed the leader within {:?}",
+                self.inner.deadline
+            ))),
+        }
+    }
+
+    async fn ask_leader(&self) -> Answer {
+        let leader = self.inner.view.borrow().leader_addr();
+        let Some((id, addr)) = leader else {
+            return Err(ForwardError::NotLeader { leader: None });
+        };
+        if id == self.inner.transport.node_id() {
+            // Elected since the readers came.
+            return self.confirm().await;
+        }
+        self.ask(id, &addr).await
+    }
+
+    async fn ask(&self, leader: NodeId, addr: &str) -> Answer {
+        let body = ForwardRequest::ReadIndex.encode();
+        let answer = self
+            .inner
+            .transport
+            .call_as(Purpose::Forward, leader, addr, "/forward", FORWARD, body, self.inner.deadline)
+            .await
+            .map_err(|error| to_forward_error(&error))?;
+        match ForwardResponse::decode(answer) {
+            Ok(ForwardResponse::ReadIndex(index)) => index,
+            Ok(ForwardResponse::Write(_)) | Err(_) => {
+                Err(ForwardError::Unavailable(format!("node {leader} answered something else")))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    Own,
+    Led,
+}

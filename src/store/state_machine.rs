@@ -1,0 +1,566 @@
+//! The replicated state machine: Openraft's view of the MVCC store.
+//!
+//! One write batch per apply holds the data, the applied log id and the
+//! membership, so that they become durable together (I4). The batch is not
+//! synced: the Raft log is its write-ahead log, and after a crash the node
+//! applies again from the log id that the state remembers. Two rules make that
+//! safe. An entry is applied only once this node's own log holds it on disk, so
+//! that a durable state never outruns the durable log; and the log is purged
+//! only below a snapshot, whose checkpoint has flushed the state before.
+//!
+//! A snapshot from a peer becomes a new generation of the state's folder, and
+//! the file `CURRENT` switches to it at once or not at all (I6).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use bytes::{BufMut, Bytes};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use openraft::alias::SnapshotOf;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::apply::apply;
+use super::data_dir::{DataDir, write_atomically};
+use super::log_codec::{put_log_id, put_stored_membership, read_log_id, read_stored_membership};
+use super::snapshot::{self, SnapshotDir, link_files, remove_dir};
+use crate::codec::Reader;
+use crate::command::{Outcome, OutcomeResult};
+use crate::engine::EngineOptions;
+use crate::error::StorageError;
+use crate::mvcc::Store;
+use crate::{LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig};
+
+const APPLIED: &str = "applied";
+const MEMBERSHIP: &str = "membership";
+const KNOWN_NODES: &str = "known_nodes";
+const META_VERSION: u8 = 1;
+/// Most entries in one write batch. Large enough to amortise the batch, small
+/// enough that the first writer's answer isn't held up for long.
+const MAX_BATCH_ENTRIES: usize = 1024;
+/// Most bytes of proposals in one write batch.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+/// From this many entries on, a batch is worth moving the other tasks away from
+/// the thread that applies it.
+const LARGE_BATCH_ENTRIES: usize = 32;
+
+/// How far a state has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The last applied log entry.
+    pub log_id: Option<LogId>,
+    /// The last applied membership.
+    pub membership: StoredMembership,
+}
+
+impl Applied {
+    /// The same as Openraft's description of a snapshot.
+    pub(super) fn into_meta(self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.log_id, last_membership: self.membership }
+    }
+}
+
+/// Reads how far `store` has come from the store itself.
+///
+/// # Errors
+/// When the stored form is damaged.
+pub(super) fn read_applied(store: &Store) -> Result<Applied, StorageError> {
+    let corrupt = |what| move |source| StorageError::Corrupt { what, source };
+    let log_id = store.meta(APPLIED)?.map(decode_log_id).transpose().map_err(corrupt("the applied log id"))?;
+    let membership =
+        store.meta(MEMBERSHIP)?.map(decode_membership).transpose().map_err(corrupt("the membership"))?;
+    Ok(Applied { log_id, membership: membership.unwrap_or_default() })
+}
+
+fn decode_log_id(bytes: Bytes) -> Result<LogId, crate::codec::DecodeError> {
+    let mut r = Reader::new(bytes);
+    r.version("applied log id", META_VERSION)?;
+    let log_id = read_log_id(&mut r)?;
+    r.finish()?;
+    Ok(log_id)
+}
+
+fn decode_membership(bytes: Bytes) -> Result<StoredMembership, crate::codec::DecodeError> {
+    let mut r = Reader::new(bytes);
+    r.version("membership", META_VERSION)?;
+    let membership = read_stored_membership(&mut r)?;
+    r.finish()?;
+    Ok(membership)
+}
+
+fn index_of(applied: &Applied) -> u64 {
+    applied.log_id.as_ref().map_or(0, |log_id| log_id.index)
+}
+
+fn encode_known_nodes(nodes: &BTreeSet<NodeId>) -> Vec<u8> {
+    let mut out = vec![META_VERSION];
+    for id in nodes {
+        out.put_u64_le(*id);
+    }
+    out
+}
+
+fn read_known_nodes(store: &Store) -> Result<BTreeSet<NodeId>, StorageError> {
+    let Some(stored) = store.meta(KNOWN_NODES)? else { return Ok(BTreeSet::new()) };
+    let read = || {
+        let mut r = Reader::new(stored);
+        r.version("known nodes", META_VERSION)?;
+        let mut nodes = BTreeSet::new();
+        while r.remaining() > 0 {
+            nodes.insert(r.u64("node id")?);
+        }
+        Ok(nodes)
+    };
+    read().map_err(|source| StorageError::Corrupt { what: "the list of known nodes", source })
+}
+
+/// One generation of the state: an open store, and its folder if that must go.
+#[derive(Debug)]
+struct Generation {
+    /// Taken only by `drop`, which must close RocksDB before it removes files.
+    store: Option<Store>,
+    number: u64,
+    path: PathBuf,
+    retired: AtomicBool,
+}
+
+impl Generation {
+    fn open(state: &Path, number: u64, options: &EngineOptions) -> Result<Self, StorageError> {
+        let path = state.join(generation_name(number));
+        let store = Store::open(&path, options)?;
+        Ok(Self { store: Some(store), number, path, retired: AtomicBool::new(false) })
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().expect("the store is there until drop")
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.store = None;
+        if self.retired.load(Ordering::Acquire)
+            && let Err(error) = remove_dir(&self.path)
+        {
+            tracing::warn!(%error, "a superseded state could not be removed; it is retried at the next start");
+        }
+    }
+}
+
+fn generation_name(number: u64) -> String {
+    format!("gen-{number:06}")
+}
+
+/// Figures of the state machine that only go up.
+#[derive(Debug, Default)]
+pub struct ApplyCounters {
+    /// Applied log entries.
+    pub entries: AtomicU64,
+    /// Write batches.
+    pub batches: AtomicU64,
+    /// Snapshots built here.
+    pub snapshots_built: AtomicU64,
+    /// Snapshots installed from a peer.
+    pub snapshots_installed: AtomicU64,
+}
+
+/// The state machine of a node; clones share it.
+#[derive(Debug, Clone)]
+pub struct StateMachineStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: PathBuf,
+    snapshots: PathBuf,
+    options: EngineOptions,
+    generation: ArcSwap<Generation>,
+    applied: Mutex<Applied>,
+    /// Index of the last applied entry: to look at, and to wait for.
+    applied_index: AtomicU64,
+    applied_watch: watch::Sender<u64>,
+    /// Every node id that ever was a member.
+    known_nodes: Mutex<BTreeSet<NodeId>>,
+    snapshot: Mutex<Option<(SnapshotMeta, SnapshotDir)>>,
+    /// Held while a snapshot is built, so that two builds can't cross.
+    building: Mutex<()>,
+    /// Makes the names of snapshots unique within a run.
+    sequence: AtomicU64,
+    /// The last entry that this node's own log holds on disk.
+    durable_log: watch::Receiver<Option<LogId>>,
+    counters: ApplyCounters,
+}
+
+impl StateMachineStore {
+    /// Opens the state in `data`. `durable_log` tells how far this node's own
+    /// log is on disk.
+    ///
+    /// # Errors
+    /// When the folder can't be read or was written by a newer release.
+    pub fn open(
+        data: &DataDir,
+        options: &EngineOptions,
+        durable_log: watch::Receiver<Option<LogId>>,
+    ) -> Result<Self, StorageError> {
+        let state = data.state();
+        let number = current_generation(&state)?;
+        remove_other_generations(&state, number)?;
+        let generation = Generation::open(&state, number, options)?;
+        let applied = read_applied(generation.store())?;
+        let snapshots = data.snapshots();
+        let snapshot = snapshot::recover(&snapshots, options)?;
+        let known_nodes = read_known_nodes(generation.store())?;
+        let applied_index = index_of(&applied);
+        let shared = Shared {
+            state,
+            snapshots,
+            options: options.clone(),
+            generation: ArcSwap::from_pointee(generation),
+            applied: Mutex::new(applied),
+            applied_index: AtomicU64::new(applied_index),
+            applied_watch: watch::Sender::new(applied_index),
+            known_nodes: Mutex::new(known_nodes),
+            snapshot: Mutex::new(snapshot),
+            building: Mutex::new(()),
+            sequence: AtomicU64::new(0),
+            durable_log,
+            counters: ApplyCounters::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The store as it is now; a snapshot from a peer may replace it later, so
+    /// hold it for one request only.
+    pub fn store(&self) -> StoreRef {
+        StoreRef { generation: self.shared.generation.load() }
+    }
+
+    /// The last applied log entry.
+    pub fn applied_log_id(&self) -> Option<LogId> {
+        self.shared.applied.lock().log_id
+    }
+
+    /// Index of the last applied log entry; zero when nothing is applied.
+    pub fn applied_index(&self) -> &AtomicU64 {
+        &self.shared.applied_index
+    }
+
+    /// The same, to wait for.
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied_watch.subscribe()
+    }
+
+    /// Whether `id` is or ever was a member of the cluster.
+    pub fn knows_node(&self, id: NodeId) -> bool {
+        self.shared.known_nodes.lock().contains(&id)
+    }
+
+    fn publish_applied(&self, applied: Applied) {
+        let index = index_of(&applied);
+        *self.shared.applied.lock() = applied;
+        self.shared.applied_index.store(index, Ordering::Release);
+        self.shared.applied_watch.send_replace(index);
+    }
+
+    /// Name and reach of the current snapshot.
+    pub fn current_snapshot(&self) -> Option<(SnapshotMeta, String)> {
+        self.shared.snapshot.lock().as_ref().map(|(meta, dir)| (meta.clone(), dir.id()))
+    }
+
+    /// The folder in which incoming snapshots are collected.
+    pub fn snapshots_dir(&self) -> &Path {
+        &self.shared.snapshots
+    }
+
+    /// A name for an incoming snapshot that is unique within this run.
+    pub fn next_snapshot_name(&self) -> String {
+        let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{sequence}", std::process::id())
+    }
+
+    /// Figures for metrics.
+    pub fn counters(&self) -> &ApplyCounters {
+        &self.shared.counters
+    }
+
+    /// Writes everything applied so far to disk, so that the next start has
+    /// nothing to apply again.
+    ///
+    /// # Errors
+    /// When RocksDB fails.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        self.store().flush()
+    }
+
+    /// Waits until this node's own log holds `log_id` on disk.
+    ///
+    /// Openraft commits an entry when a majority has it, which may be before
+    /// this node's disk does. Applied data may reach the disk at any time, so
+    /// without the wait a power loss could leave a state that knows more than
+    /// the log.
+    async fn wait_until_durable(&self, log_id: &LogId) -> io::Result<()> {
+        let mut durable = self.shared.durable_log.clone();
+        durable
+            .wait_for(|durable| durable.as_ref() >= Some(log_id))
+            .await
+            .map(|_| ())
+            .map_err(|_| io::Error::other("the log store stopped before the entry was on disk"))
+    }
+
+    async fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let Some(last) = batch.last().map(|(entry, _)| entry.log_id) else {
+            return Ok(());
+        };
+        self.wait_until_durable(&last).await?;
+        let is_large = batch.len() >= LARGE_BATCH_ENTRIES;
+        off_the_runtime(is_large, || self.commit_batch(batch))?;
+        Ok(())
+    }
+
+    /// Applies the entries as one write batch and only then answers.
+    fn commit_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> Result<(), StorageError> {
+        let generation = self.shared.generation.load();
+        let mut session = generation.store().begin();
+        let mut applied = self.shared.applied.lock().clone();
+        let mut membership_changed = false;
+        let mut answers = Vec::with_capacity(batch.len());
+        let entries = batch.len() as u64;
+        for (entry, responder) in batch {
+            let outcome = match &entry.payload {
+                EntryPayload::Normal(proposal) => apply(&mut session, proposal)?,
+                EntryPayload::Membership(membership) => {
+                    applied.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                    membership_changed = true;
+                    Outcome { revision: session.revision(), result: OutcomeResult::Nothing }
+                }
+                EntryPayload::Blank => Outcome { revision: session.revision(), result: OutcomeResult::Nothing },
+            };
+            applied.log_id = Some(entry.log_id);
+            if let Some(responder) = responder {
+                answers.push((responder, outcome));
+            }
+        }
+        if let Some(log_id) = &applied.log_id {
+            let mut out = vec![META_VERSION];
+            put_log_id(&mut out, log_id);
+            session.set_meta(APPLIED, out);
+        }
+        if membership_changed {
+            let mut known = self.shared.known_nodes.lock();
+            known.extend(applied.membership.nodes().map(|(id, _)| *id));
+            session.set_meta(KNOWN_NODES, encode_known_nodes(&known));
+            drop(known);
+            let mut out = vec![META_VERSION];
+            put_stored_membership(&mut out, &applied.membership);
+            session.set_meta(MEMBERSHIP, out);
+        }
+        session.commit()?;
+        self.publish_applied(applied);
+        self.shared.counters.entries.fetch_add(entries, Ordering::Relaxed);
+        self.shared.counters.batches.fetch_add(1, Ordering::Relaxed);
+        // Answer only now: whoever is told of a revision must find it.
+        for (responder, outcome) in answers {
+            responder.send(outcome);
+        }
+        Ok(())
+    }
+
+    /// Builds a snapshot unless the current one already covers all that is applied.
+    ///
+    /// # Errors
+    /// When RocksDB or the file system fails.
+    pub(super) fn build_snapshot(&self) -> Result<(SnapshotMeta, SnapshotDir), StorageError> {
+        let _one_at_a_time = self.shared.building.lock();
+        let applied = self.shared.applied.lock().log_id;
+        if let Some((meta, dir)) = self.shared.snapshot.lock().as_ref()
+            && meta.last_log_id == applied
+        {
+            return Ok((meta.clone(), dir.clone()));
+        }
+        let generation = self.shared.generation.load_full();
+        let name = self.next_snapshot_name();
+        let (meta, dir) = snapshot::build(generation.store(), &self.shared.snapshots, &name, &self.shared.options)?;
+        self.shared.counters.snapshots_built.fetch_add(1, Ordering::Relaxed);
+        Ok(self.publish_snapshot(meta, dir))
+    }
+
+    /// Makes a snapshot the current one unless a newer one came first (a peer's,
+    /// installed meanwhile), and lets the loser go.
+    fn publish_snapshot(&self, meta: SnapshotMeta, dir: SnapshotDir) -> (SnapshotMeta, SnapshotDir) {
+        let mut current = self.shared.snapshot.lock();
+        if let Some((newer_meta, newer_dir)) = current.as_ref()
+            && newer_meta.last_log_id > meta.last_log_id
+        {
+            dir.retire();
+            return (newer_meta.clone(), newer_dir.clone());
+        }
+        if let Some((_, superseded)) = current.replace((meta.clone(), dir.clone()))
+            && superseded.path() != dir.path()
+        {
+            superseded.retire();
+        }
+        (meta, dir)
+    }
+
+    fn install(&self, meta: &SnapshotMeta, received: &SnapshotDir) -> Result<(), StorageError> {
+        let shared = &self.shared;
+        let previous = shared.generation.load_full();
+        let number = previous.number + 1;
+        link_files(received, &shared.state.join(generation_name(number)))?;
+        let generation = Generation::open(&shared.state, number, &shared.options)?;
+        let applied = read_applied(generation.store())?;
+        if applied.log_id != meta.last_log_id {
+            generation.retired.store(true, Ordering::Release);
+            return Err(StorageError::Database {
+                action: "installing a snapshot",
+                reason: format!(
+                    "it was announced as log id {:?} but holds {:?}",
+                    meta.last_log_id, applied.log_id
+                ),
+            });
+        }
+        // From here on a restart opens the new generation.
+        set_current_generation(&shared.state, number)?;
+        *shared.known_nodes.lock() = read_known_nodes(generation.store())?;
+        shared.generation.store(Arc::new(generation));
+        self.publish_applied(applied);
+        previous.retired.store(true, Ordering::Release);
+        drop(previous);
+        shared.counters.snapshots_installed.fetch_add(1, Ordering::Relaxed);
+        // The node must be able to pass on what it can no longer replay.
+        self.build_snapshot()?;
+        Ok(())
+    }
+}
+
+/// A loaded store; dereferences to it.
+pub struct StoreRef {
+    generation: Guard<Arc<Generation>>,
+}
+
+impl std::ops::Deref for StoreRef {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        self.generation.store()
+    }
+}
+
+/// Runs blocking work; large work first moves the thread's other tasks away, if
+/// the runtime can.
+fn off_the_runtime<T>(is_large: bool, work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let can_move = is_large
+        && Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if can_move { tokio::task::block_in_place(work) } else { work() }
+}
+
+fn current_generation(state: &Path) -> Result<u64, StorageError> {
+    let path = state.join("CURRENT");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            set_current_generation(state, 1)?;
+            return Ok(1);
+        }
+        Err(error) => return Err(StorageError::file("reading", &path, &error)),
+    };
+    text.trim().strip_prefix("gen-").and_then(|number| number.parse().ok()).ok_or_else(|| StorageError::File {
+        action: "understanding",
+        path,
+        reason: format!("it names {text:?}, which is no generation"),
+    })
+}
+
+fn set_current_generation(state: &Path, number: u64) -> Result<(), StorageError> {
+    write_atomically(state, "CURRENT", generation_name(number).as_bytes())
+}
+
+/// Removes what an interrupted installation left behind.
+fn remove_other_generations(state: &Path, number: u64) -> Result<(), StorageError> {
+    let failed = |error: io::Error| StorageError::file("reading the folder", state, &error);
+    for entry in fs::read_dir(state).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("gen-") && name != generation_name(number) {
+            remove_dir(&state.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachineStore {
+    type SnapshotData = SnapshotDir;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let applied = self.shared.applied.lock().clone();
+        Ok((applied.log_id, applied.membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(first) = entries.next().await {
+            let mut batch = vec![first?];
+            let mut bytes = payload_bytes(&batch);
+            while batch.len() < MAX_BATCH_ENTRIES && bytes < MAX_BATCH_BYTES {
+                let Some(Some(next)) = entries.next().now_or_never() else { break };
+                batch.push(next?);
+                bytes += payload_bytes(batch.last());
+            }
+            self.apply_batch(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Self> {
+        Some(self.clone())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotDir) -> Result<(), io::Error> {
+        off_the_runtime(true, || self.install(meta, &snapshot))?;
+        tracing::info!(log_id = ?meta.last_log_id, "installed a snapshot from a peer");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, SnapshotDir>>, io::Error> {
+        let current = self.shared.snapshot.lock().clone();
+        Ok(current.map(|(meta, snapshot)| openraft::storage::Snapshot { meta, snapshot }))
+    }
+}
+
+fn payload_bytes<'a>(entries: impl IntoIterator<Item = &'a EntryResponder<TypeConfig>>) -> usize {
+    let size = |(entry, _): &EntryResponder<TypeConfig>| match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.as_bytes().len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    entries.into_iter().map(size).sum()
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachineStore {
+    type SnapshotData = SnapshotDir;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotDir>, io::Error> {
+        let started = std::time::Instant::now();
+        let this = self.clone();
+        let (meta, snapshot) =
+            tokio::task::spawn_blocking(move || this.build_snapshot()).await.map_err(io::Error::other)??;
+        let elapsed: Duration = started.elapsed();
+        tracing::info!(log_id = ?meta.last_log_id, ?elapsed, snapshot = snapshot.id(), "built a snapshot");
+        Ok(openraft::storage::Snapshot { meta, snapshot })
+    }
+}
