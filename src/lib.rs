@@ -2,7 +2,9 @@
 
 pub mod codec;
 pub mod command;
+pub mod config;
 pub mod error;
+pub mod telemetry;
 
 /// Identifies a node for good; never reused within a cluster.
 pub type NodeId = u64;
