@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use clap::builder::Resettable;
 use clap::{Args, Command, FromArgMatches};
 
 use super::*;
@@ -14,9 +15,10 @@ fn command() -> Command {
     ServeArgs::augment_args(Command::new("serve"))
 }
 
-/// Parses flags as the binary does.
+/// Parses flags as the binary does, but without the environment of whoever runs the tests.
 fn args(flags: &[&str]) -> ServeArgs {
-    let matches = command().get_matches_from([&["serve"], flags].concat());
+    let command = command().mut_args(|argument| argument.env(Resettable::Reset));
+    let matches = command.get_matches_from([&["serve"], flags].concat());
     ServeArgs::from_arg_matches(&matches).expect("the flags are valid")
 }
 
@@ -26,7 +28,7 @@ fn node(flags: &[&str]) -> ServeArgs {
 }
 
 fn load(flags: &[&str]) -> Result<Config, ConfigError> {
-    Config::load(node(flags))
+    Config::from_options(&effective(node(flags), None)?)
 }
 
 fn refusal(flags: &[&str]) -> String {
@@ -118,6 +120,28 @@ fn flag_wins_over_file_and_file_over_default() {
     assert_eq!(config.limits.max_page_keys, 77);
     assert_eq!(config.raft_workers, 3);
     assert_eq!(config.limits.max_page_bytes, 4 << 20);
+}
+
+#[test]
+fn environment_wins_over_file_and_loses_to_flag() {
+    // A process of its own, because the environment belongs to all tests of this one.
+    let (_dir, path) = file("id = 9\ndata_dir = \"/file\"\nmax_page_keys = 9\n");
+    let child = std::process::Command::new(std::env::current_exe().expect("the test binary has a path"))
+        .args(["--exact", "--ignored", "config::tests::environment_in_child"])
+        .env_clear()
+        .envs([("KVORUM_CONFIG", path.as_str()), ("KVORUM_ID", "5"), ("KVORUM_DATA_DIR", "/environment")])
+        .output()
+        .expect("the test binary starts");
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+}
+
+#[test]
+#[ignore = "runs as the child of the test before"]
+fn environment_in_child() {
+    let matches = command().get_matches_from(["serve", "--data-dir", "/flag"]);
+    let config = Config::load(ServeArgs::from_arg_matches(&matches).expect("valid")).expect("valid");
+    assert_eq!((config.id, config.data_dir.to_str()), (5, Some("/flag")));
+    assert_eq!(config.limits.max_page_keys, 9);
 }
 
 #[test]
@@ -273,7 +297,7 @@ fn printed_configuration_is_read_back_as_the_same_one() {
     let printed = Config::print(node(&flags)).expect("valid");
     let (_dir, path) = file(&printed);
     let read = Config::load(args(&["--config", &path])).expect("the printed file is valid");
-    assert_eq!(read, load(&flags).expect("valid"));
+    assert_eq!(read, Config::load(node(&flags)).expect("valid"));
 }
 
 #[test]
