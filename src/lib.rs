@@ -2,7 +2,9 @@
 
 pub mod codec;
 pub mod command;
+pub mod engine;
 pub mod error;
+pub mod mvcc;
 
 /// Identifies a node for good; never reused within a cluster.
 pub type NodeId = u64;
