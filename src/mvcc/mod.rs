@@ -1,0 +1,150 @@
+//! Versions of keys, ordered by revision.
+//!
+//! Every command that changes something takes one new main revision. The newest
+//! record of each key is kept apart from what it replaced: reads at the present
+//! meet no old versions, and reads in the past follow undo images. Readers never
+//! wait for the writer and see whole batches only.
+//!
+//! Nothing here knows Raft, sockets or time: equal state and equal command give
+//! equal bytes, and a hash that is chained over all changes proves it. Nor does
+//! this write a log of its own: after a crash the store is as it was after one
+//! of its batches, and whoever applied the batches applies the lost ones again,
+//! from the position that it stored in the same batch.
+//!
+//! `docs/format.md` describes every stored byte.
+
+use bytes::Bytes;
+
+use crate::error::{Error, StorageError};
+
+mod schema;
+mod store;
+mod view;
+mod write;
+
+pub use crate::engine::{EngineOptions, MemoryUsage};
+pub use schema::{ChangeKind, FORMAT_VERSION, OLDEST_REVISION};
+pub use store::Store;
+pub use write::{PutDone, WriteSession};
+
+/// A key's value with its history in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The value, possibly empty.
+    pub value: Bytes,
+    /// The revision that created the key, after its last deletion if any.
+    pub create_revision: i64,
+    /// The revision that set this value.
+    pub mod_revision: i64,
+    /// How many times the key was set since it was created; starts at one.
+    pub version: i64,
+    /// The lease the key is attached to; zero is none.
+    pub lease: i64,
+}
+
+/// A key and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: Bytes,
+    /// What it holds; without its value if only keys were asked for.
+    pub record: Record,
+}
+
+/// What a point read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    /// The store's revision at the time of the read. A read of the present is
+    /// exactly the state at this revision.
+    pub revision: i64,
+    /// The key's record; `None` if absent.
+    pub record: Option<Record>,
+}
+
+/// Which keys to read, and how much of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeQuery {
+    /// The first key.
+    pub start: Bytes,
+    /// The key before which the range ends; `None` is the end of the keyspace.
+    pub end: Option<Bytes>,
+    /// The revision to read at; `None` is the present.
+    pub at: Option<i64>,
+    /// At most so many items. Counting ignores it.
+    pub limit: usize,
+    /// At most so many bytes of keys and values, but at least one item, so that
+    /// whoever pages always gets on. Counting ignores it.
+    pub max_bytes: usize,
+    /// Leave the values out.
+    pub keys_only: bool,
+    /// Count the range's keys and return none.
+    pub count_only: bool,
+}
+
+/// A part of a range, in key order, all at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The store's revision at the time of the read.
+    pub revision: i64,
+    /// The revision that the page reflects.
+    pub at: i64,
+    /// Keys from the start of the range.
+    pub items: Vec<KeyValue>,
+    /// Whether the range holds keys after the last item.
+    pub more: bool,
+    /// How many keys the range holds; only when counting.
+    pub count: Option<u64>,
+}
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The revision of the command.
+    pub main: i64,
+    /// The position among the command's changes, from zero.
+    pub sub: u32,
+    /// What happened to the key.
+    pub kind: ChangeKind,
+    /// The key.
+    pub key: Bytes,
+    /// The state hash after this change.
+    pub hash: u64,
+}
+
+/// Why a read gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// The revision asked for was compacted, or never existed.
+    #[error("revision {requested} has been compacted; the oldest that can be read is {oldest}")]
+    Compacted {
+        /// The revision asked for.
+        requested: i64,
+        /// The oldest readable revision.
+        oldest: i64,
+    },
+    /// The revision asked for is not written yet.
+    #[error("revision {requested} is in the future; the current one is {current}")]
+    FutureRevision {
+        /// The revision asked for.
+        requested: i64,
+        /// The store's revision.
+        current: i64,
+    },
+    /// The node's storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl ReadError {
+    /// The answer that a client of `node` gets.
+    pub fn into_answer(self, node: crate::NodeId) -> Error {
+        match self {
+            Self::Compacted { requested, oldest } => Error::Compacted { requested, oldest },
+            Self::FutureRevision { requested, current } => Error::FutureRevision { requested, current },
+            Self::Storage(error) => Error::Internal { node, reason: error.to_string() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
