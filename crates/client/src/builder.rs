@@ -51,7 +51,18 @@ impl Client {
     /// # Errors
     /// `InvalidInput` if it is not `host:port`.
     pub fn only(&self, endpoint: &str) -> Result<Self, Error> {
-        let endpoints = Arc::from([Endpoint::parse(endpoint)?]);
+        self.among([endpoint])
+    }
+
+    /// The same client with other endpoints.
+    ///
+    /// # Errors
+    /// `InvalidInput` if there are none or one is not `host:port`.
+    pub fn among<'a>(&self, endpoints: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
+        let endpoints = endpoints.into_iter().map(Endpoint::parse).collect::<Result<Arc<[_]>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(Error::InvalidInput("no endpoint is given".to_owned()));
+        }
         Ok(Self { endpoints, preferred: Arc::default(), ..self.clone() })
     }
 
