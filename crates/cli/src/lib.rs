@@ -1,1 +1,159 @@
-//! Placeholder that is replaced before the first release.
+//! The client commands of the `kvorum` binary.
+//!
+//! Each command parses its arguments, calls [`kvorum_client`], and prints. Results
+//! go to standard output, everything else to standard error; exit codes and JSON
+//! forms are stable. Nothing here knows what runs inside a node: even `local`
+//! starts nodes as processes and speaks to them over HTTP.
+
+mod args;
+mod cluster;
+mod failure;
+mod kv;
+mod local;
+mod output;
+mod scan;
+mod status;
+#[cfg(test)]
+mod testing;
+
+use std::io::{self, BufWriter, IsTerminal as _};
+
+use args::help;
+use failure::{Exit, Failure};
+use output::Io;
+
+pub use args::{ClientArgs, ConsistencyArg, Format, SecretArgs};
+pub use cluster::{InitArgs, LeaderArgs, MemberArgs, SnapshotArgs};
+pub use kv::{DelArgs, GetArgs, PutArgs};
+pub use local::LocalArgs;
+pub use scan::ScanArgs;
+pub use status::StatusArgs;
+
+/// The client subcommands of `kvorum`; flattened into the binary's own enum.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Start a local cluster of several nodes and keep it running
+    #[command(after_help = local::HELP)]
+    Local(Box<LocalArgs>),
+    /// Set a key
+    #[command(after_help = kv::PUT_HELP)]
+    Put(Box<PutArgs>),
+    /// Print a key's value
+    #[command(after_help = kv::GET_HELP)]
+    Get(Box<GetArgs>),
+    /// Delete a key
+    #[command(after_help = kv::DEL_HELP)]
+    Del(Box<DelArgs>),
+    /// List keys and values, all at one revision
+    #[command(after_help = scan::HELP)]
+    Scan(Box<ScanArgs>),
+    /// Show every node of the cluster and how it is
+    #[command(after_help = status::HELP)]
+    Status(Box<StatusArgs>),
+    /// Show and change the cluster's members
+    #[command(after_help = cluster::MEMBER_HELP)]
+    Member(Box<MemberArgs>),
+    /// Hand leadership over
+    #[command(after_help = cluster::LEADER_HELP)]
+    Leader(Box<LeaderArgs>),
+    /// Build a snapshot on nodes and drop their logs behind it
+    #[command(after_help = cluster::SNAPSHOT_HELP)]
+    Snapshot(Box<SnapshotArgs>),
+    /// Form a cluster of fresh nodes
+    #[command(after_help = cluster::INIT_HELP)]
+    Init(Box<InitArgs>),
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
+
+const COMPLETIONS_HELP: &str = help!(
+    "  kvorum completions bash > /etc/bash_completion.d/kvorum
+  kvorum completions zsh > ~/.zfunc/_kvorum
+  kvorum completions fish > ~/.config/fish/completions/kvorum.fish"
+);
+
+impl Command {
+    /// The form in which results and errors are printed.
+    fn format(&self) -> Format {
+        let client = match self {
+            Self::Put(args) => &args.client,
+            Self::Get(args) => &args.client,
+            Self::Del(args) => &args.client,
+            Self::Scan(args) => &args.client,
+            Self::Status(args) => &args.client,
+            Self::Member(args) => args.client(),
+            Self::Leader(args) => args.client(),
+            Self::Snapshot(args) => &args.client,
+            Self::Init(args) => &args.client,
+            Self::Local(_) | Self::Completions(_) => return Format::Text,
+        };
+        client.output
+    }
+}
+
+/// Runs a command on the process's streams and returns the exit code.
+///
+/// `root` gives the whole command line of the binary, which `completions`
+/// describes. Needs a Tokio runtime with I/O and time.
+pub async fn run(command: Command, root: impl FnOnce() -> clap::Command) -> u8 {
+    let (stdout, mut stderr, mut stdin) = (io::stdout(), io::stderr(), io::stdin());
+    let (out_is_terminal, err_is_terminal) = (stdout.is_terminal(), stderr.is_terminal());
+    let mut out = BufWriter::new(stdout);
+    let mut io = Io { input: &mut stdin, out: &mut out, err: &mut stderr, out_is_terminal, err_is_terminal };
+    run_with(command, root, &mut io).await as u8
+}
+
+async fn run_with(command: Command, root: impl FnOnce() -> clap::Command, io: &mut Io<'_>) -> Exit {
+    let format = command.format();
+    let outcome = dispatch(command, root, io).await;
+    // What was printed before a failure belongs before the failure's message.
+    let flushed = io.out.flush().map_err(Failure::from);
+    match outcome.and(flushed) {
+        Ok(()) => Exit::Done,
+        Err(failure) => {
+            // There is nowhere left to say that standard error is gone.
+            let _ = failure.print(io.err, format);
+            failure.exit()
+        }
+    }
+}
+
+async fn dispatch(
+    command: Command,
+    root: impl FnOnce() -> clap::Command,
+    io: &mut Io<'_>,
+) -> Result<(), Failure> {
+    match command {
+        Command::Local(args) => local::run(*args, io).await,
+        Command::Put(args) => kv::put(*args, io).await,
+        Command::Get(args) => kv::get(*args, io).await,
+        Command::Del(args) => kv::del(*args, io).await,
+        Command::Scan(args) => scan::scan(*args, io).await,
+        Command::Status(args) => status::status(*args, io).await,
+        Command::Member(args) => cluster::member(*args, io).await,
+        Command::Leader(args) => cluster::leader(*args, io).await,
+        Command::Snapshot(args) => cluster::snapshot(*args, io).await,
+        Command::Init(args) => cluster::init(*args, io).await,
+        Command::Completions(args) => completions(&args, root(), io),
+    }
+}
+
+fn completions(args: &CompletionsArgs, mut root: clap::Command, io: &mut Io<'_>) -> Result<(), Failure> {
+    let name = root.get_name().to_owned();
+    // Into memory first: the generator panics where the output cannot be written.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut root, name, &mut script);
+    Ok(io.out.write_all(&script)?)
+}
+
+#[cfg(test)]
+mod tests;

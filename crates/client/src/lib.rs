@@ -1,1 +1,38 @@
-//! Placeholder that is replaced before the first release.
+//! A typed client for Kvorum's HTTP API.
+//!
+//! [`Client`] knows the addresses of some nodes; any of them takes any call. It
+//! stays with a node that answers, moves on when one does not, and repeats a
+//! call only when that cannot apply a write twice: reads always, writes when the
+//! cluster certainly did not carry them out, or when they carry an idempotency
+//! key. A write whose fate it cannot know ends as [`Error::OutcomeUnknown`] and
+//! as nothing else.
+//!
+//! It speaks plain HTTP and knows neither Raft nor how the cluster stores data.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), kvorum_client::Error> {
+//! use kvorum_client::{Client, GetOptions, PutOptions};
+//!
+//! let client = Client::builder().endpoints(["127.0.0.1:21001", "127.0.0.1:21002"]).build()?;
+//! client.put("greeting", "hello", PutOptions::default()).await?;
+//! let found = client.get("greeting", GetOptions::default()).await?;
+//! assert!(found.is_some_and(|found| found.value == "hello"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod call;
+mod cluster;
+mod endpoint;
+mod error;
+mod kv;
+mod list;
+#[cfg(any(test, feature = "test-util"))]
+pub mod scripted;
+
+pub use builder::{Builder, Client, DEFAULT_TIMEOUT};
+pub use cluster::{LogId, Member, MemberRole, Members, NodeRole, NodeStatus, Snapshot, VersionInfo};
+pub use error::Error;
+pub use kv::{Condition, Consistency, DeleteOptions, Deleted, Found, GetOptions, PutOptions, Written};
+pub use list::{Count, Item, ListOptions, Page, Range, Scan};

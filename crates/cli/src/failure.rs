@@ -1,0 +1,228 @@
+//! How a command fails: its exit code and what it says.
+
+use std::io::{self, Write};
+
+use kvorum_client::Error;
+use serde_json::{Map, Value, json};
+
+use crate::args::Format;
+
+/// The exit codes, which scripts rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    NotFound = 3,
+    ConditionFailed = 4,
+    Unavailable = 5,
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Whoever read the output has seen enough. Not an error.
+    BrokenPipe,
+    /// Something to tell the user.
+    Report(Box<Report>),
+}
+
+/// What is told.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) exit: Exit,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+    pub(crate) details: Map<String, Value>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
+        Self::Report(Box::new(Report {
+            exit,
+            code: code.to_owned(),
+            message: message.into(),
+            hint: None,
+            details: Map::new(),
+        }))
+    }
+
+    /// The same failure, with what to do about it.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        if let Self::Report(report) = &mut self {
+            report.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// The process's exit code.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::BrokenPipe => Exit::Done,
+            Self::Report(report) => report.exit,
+        }
+    }
+
+    /// Says what went wrong, in the form that the user chose.
+    pub(crate) fn print(&self, err: &mut dyn Write, format: Format) -> io::Result<()> {
+        let Self::Report(report) = self else { return Ok(()) };
+        let Report { code, message, hint, details, .. } = report.as_ref();
+        match format {
+            Format::Json => {
+                let mut error = json!({ "code": code, "message": message, "details": details });
+                if let (Some(hint), Some(error)) = (hint, error.as_object_mut()) {
+                    error.insert("hint".to_owned(), hint.as_str().into());
+                }
+                writeln!(err, "{}", json!({ "error": error }))
+            }
+            Format::Text | Format::Table => {
+                writeln!(err, "error: {message}")?;
+                hint.iter().try_for_each(|hint| writeln!(err, "hint: {hint}"))
+            }
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// For errors of writing the output; other files name themselves.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::new(Exit::Failed, "output", format!("cannot write the output: {error}")),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (exit, hint) = match &error {
+            Error::InvalidInput(_) => (Exit::Usage, None),
+            Error::ConditionFailed { .. } => {
+                (Exit::ConditionFailed, Some("read the key again and decide by its current revision"))
+            }
+            Error::Unavailable { .. } => {
+                (Exit::Unavailable, Some("see `kvorum status`; a majority of the nodes must be running"))
+            }
+            Error::Transport { .. } => (
+                Exit::Unavailable,
+                Some(
+                    "is the cluster running? `kvorum local` starts one; name other nodes with --endpoints or KVORUM_ENDPOINTS",
+                ),
+            ),
+            Error::Timeout { .. } => (Exit::Unavailable, Some("give it more time with --timeout")),
+            Error::OutcomeUnknown { .. } => (
+                Exit::Unavailable,
+                Some("look before you repeat it; a put or del with --idempotency-key can be repeated safely"),
+            ),
+            Error::Api { code, .. } => match code.as_str() {
+                "not_found" => (Exit::NotFound, None),
+                "unauthorized" => (
+                    Exit::Failed,
+                    Some("pass the cluster's secret with --cluster-secret-file or KVORUM_CLUSTER_SECRET"),
+                ),
+                "membership_change_in_progress" => {
+                    (Exit::Failed, Some("wait until it has ended, then repeat"))
+                }
+                "idempotency_mismatch" => (Exit::Failed, Some("use a new --idempotency-key for each write")),
+                _ => (Exit::Failed, None),
+            },
+            Error::Protocol { .. } => {
+                (Exit::Failed, Some("check --endpoints: is another service listening there?"))
+            }
+        };
+        let mut failure = Self::new(exit, error.code(), error.to_string());
+        if let Some(hint) = hint {
+            failure = failure.hint(hint);
+        }
+        if let Self::Report(report) = &mut failure {
+            report.details = details(error);
+        }
+        failure
+    }
+}
+
+fn details(error: Error) -> Map<String, Value> {
+    match error {
+        Error::Api { details, .. } | Error::Timeout { details, .. } => details,
+        Error::ConditionFailed { mod_revision, revision, .. } => {
+            let pairs = [("mod_revision", mod_revision), ("revision", revision)];
+            pairs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
+        }
+        Error::InvalidInput(_)
+        | Error::Unavailable { .. }
+        | Error::Transport { .. }
+        | Error::OutcomeUnknown { .. }
+        | Error::Protocol { .. } => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn api(code: &str) -> Error {
+        Error::Api { status: 400, code: code.to_owned(), message: "m".to_owned(), details: Map::new() }
+    }
+
+    fn message() -> String {
+        "m".to_owned()
+    }
+
+    #[test]
+    fn every_error_has_its_documented_exit_code() {
+        let condition = Error::ConditionFailed { mod_revision: 4, revision: 9, message: message() };
+        let cases = [
+            (Error::InvalidInput(message()), Exit::Usage),
+            (condition, Exit::ConditionFailed),
+            (api("not_found"), Exit::NotFound),
+            (api("unauthorized"), Exit::Failed),
+            (api("compacted"), Exit::Failed),
+            (Error::Unavailable { message: message() }, Exit::Unavailable),
+            (Error::Transport { message: message() }, Exit::Unavailable),
+            (Error::Timeout { message: message(), details: Map::new() }, Exit::Unavailable),
+            (Error::OutcomeUnknown { message: message() }, Exit::Unavailable),
+            (Error::Protocol { endpoint: message(), message: message() }, Exit::Failed),
+        ];
+        for (error, exit) in cases {
+            let shown = format!("{error:?}");
+            assert_eq!(Failure::from(error).exit(), exit, "{shown}");
+        }
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5],
+            [
+                Exit::Done as u8,
+                Exit::Failed as u8,
+                Exit::Usage as u8,
+                Exit::NotFound as u8,
+                Exit::ConditionFailed as u8,
+                Exit::Unavailable as u8,
+            ]
+        );
+    }
+
+    #[test]
+    fn errors_are_text_or_json_as_chosen() {
+        let failure =
+            || Failure::from(Error::ConditionFailed { mod_revision: 4, revision: 9, message: message() });
+        let mut text = Vec::new();
+        failure().print(&mut text, Format::Text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("error: m\nhint: "), "{text}");
+        let mut out = Vec::new();
+        failure().print(&mut out, Format::Json).unwrap();
+        let json: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(json["error"]["code"], "condition_failed");
+        assert_eq!(json["error"]["details"], json!({ "mod_revision": 4, "revision": 9 }));
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_error() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        let mut said = Vec::new();
+        failure.print(&mut said, Format::Text).unwrap();
+        assert_eq!((failure.exit(), said.len()), (Exit::Done, 0));
+    }
+}

@@ -1,0 +1,336 @@
+//! One call: which endpoints are tried, and what may be repeated.
+//!
+//! An attempt ends in one of four ways (see [`Attempt`]). Only the two that
+//! cannot apply a write twice lead to another attempt. Invariant: once an attempt
+//! of a write is lost, the call ends with the cluster's definite answer or as
+//! `OutcomeUnknown`, never as an error that claims that nothing happened.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::endpoint::Endpoint;
+use crate::error::{ErrorBody, root_cause};
+use crate::{Client, Error};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A hanging endpoint is given at least this long before the next one is tried.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
+
+/// What carrying out a call twice would mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Asks one node how it is; a refusal is the answer.
+    Probe,
+    /// Changes nothing.
+    Read,
+    /// Must not be applied twice.
+    Write,
+    /// The cluster recognises a repetition by its idempotency key.
+    KeyedWrite,
+}
+
+impl Effect {
+    fn may_repeat_when_lost(self) -> bool {
+        matches!(self, Self::Read | Self::KeyedWrite)
+    }
+
+    fn changes_something(self) -> bool {
+        matches!(self, Self::Write | Self::KeyedWrite)
+    }
+}
+
+/// A request, ready for any endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+    effect: Effect,
+    privileged: bool,
+}
+
+impl Call {
+    /// `path` begins with a slash and holds the query, percent-encoded.
+    pub(crate) fn new(method: Method, path: impl Into<String>, effect: Effect) -> Self {
+        let headers = HeaderMap::new();
+        Self { method, path: path.into(), headers, body: Bytes::new(), effect, privileged: false }
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    pub(crate) fn body(mut self, body: Bytes) -> Self {
+        self.body = body;
+        self
+    }
+
+    pub(crate) fn json(self, body: &serde_json::Value) -> Self {
+        let json = HeaderValue::from_static("application/json");
+        self.header(reqwest::header::CONTENT_TYPE, json).body(body.to_string().into())
+    }
+
+    /// Sends the cluster's secret along.
+    pub(crate) fn privileged(mut self) -> Self {
+        self.privileged = true;
+        self
+    }
+}
+
+/// A 2xx answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) endpoint: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| self.strange(format!("undecodable answer: {error}")))
+    }
+
+    /// The number in a header, with or without the quotes of an `ETag`.
+    pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Error> {
+        let Some(value) = self.headers.get(name) else { return Ok(None) };
+        let number = value.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
+        number.map(Some).ok_or_else(|| self.strange(format!("header {name} is {value:?}, not a number")))
+    }
+
+    pub(crate) fn required_integer(&self, name: &str) -> Result<i64, Error> {
+        self.integer(name)?.ok_or_else(|| self.strange(format!("header {name} is missing")))
+    }
+
+    fn strange(&self, message: String) -> Error {
+        Error::Protocol { endpoint: self.endpoint.clone(), message }
+    }
+}
+
+/// How one attempt ended.
+enum Attempt {
+    /// The cluster carried the call out.
+    Done(Answer),
+    /// The cluster's definite answer is no.
+    Final(Error),
+    /// Certainly not carried out; another node or another moment may do.
+    Refused { error: Error, retry_after: Option<Duration> },
+    /// Sent, but what became of it is unknown.
+    Lost { error: Error, retry_after: Option<Duration> },
+}
+
+/// What the attempts of one call have left behind.
+struct Trail {
+    last: Option<Error>,
+    /// Endpoints that could not be connected to, with why, in this round.
+    unreachable: Vec<String>,
+    /// The shortest time that a node of this round asked to wait.
+    wait: Option<Duration>,
+    /// An earlier attempt of a write was lost.
+    doubt: Option<String>,
+}
+
+impl Trail {
+    fn note(&mut self, error: Error, retry_after: Option<Duration>) {
+        if let Error::Transport { message } = error {
+            self.unreachable.push(message);
+        } else {
+            self.last = Some(error);
+        }
+        self.wait = match (self.wait, retry_after) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    fn into_error(self) -> Error {
+        if let Some(message) = self.doubt {
+            return Error::OutcomeUnknown { message };
+        }
+        self.last.unwrap_or_else(|| Error::Transport {
+            message: format!("no endpoint can be reached: {}", self.unreachable.join("; ")),
+        })
+    }
+}
+
+impl Client {
+    /// Carries a call out, trying endpoints in turn within the time limit.
+    pub(crate) async fn execute(&self, call: &Call) -> Result<Answer, Error> {
+        let started = Instant::now();
+        let deadline = started + self.timeout;
+        let count = self.endpoints.len();
+        let mut trail = Trail { last: None, unreachable: Vec::new(), wait: None, doubt: None };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            trail.unreachable.clear();
+            trail.wait = None;
+            let first = self.preferred.load(Ordering::Relaxed);
+            for turn in 0..count {
+                let remaining = deadline.saturating_duration_since(Instant::now());
+                if remaining.is_zero() && turn > 0 {
+                    break;
+                }
+                let index = (first + turn) % count;
+                let Some(endpoint) = self.endpoints.get(index) else { break };
+                let limit = attempt_limit(call.effect, remaining, count - turn);
+                match self.attempt(call, endpoint, limit).await {
+                    Attempt::Done(answer) => {
+                        self.preferred.store(index, Ordering::Relaxed);
+                        return Ok(answer);
+                    }
+                    Attempt::Final(error) => {
+                        self.preferred.store(index, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                    Attempt::Refused { error, .. } | Attempt::Lost { error, .. }
+                        if call.effect == Effect::Probe =>
+                    {
+                        return Err(error);
+                    }
+                    Attempt::Refused { error, retry_after } => trail.note(error, retry_after),
+                    Attempt::Lost { error, retry_after } => {
+                        if call.effect.changes_something() {
+                            trail.doubt = Some(error.to_string());
+                        }
+                        if !call.effect.may_repeat_when_lost() {
+                            return Err(trail.into_error());
+                        }
+                        trail.note(error, retry_after);
+                    }
+                }
+            }
+            let wait = trail.wait.unwrap_or(pause);
+            let too_late = wait >= deadline.saturating_duration_since(Instant::now());
+            let nobody_there = trail.unreachable.len() == count;
+            if too_late || (nobody_there && started.elapsed() + wait > self.patience) {
+                return Err(trail.into_error());
+            }
+            tokio::time::sleep(wait).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn attempt(&self, call: &Call, endpoint: &Endpoint, limit: Duration) -> Attempt {
+        let url = match endpoint.url(&call.path) {
+            Ok(url) => url,
+            Err(error) => return Attempt::Final(error),
+        };
+        let mut request = self
+            .http
+            .request(call.method.clone(), url)
+            .headers(call.headers.clone())
+            .body(call.body.clone())
+            .timeout(limit);
+        if let (true, Some(secret)) = (call.privileged, &self.secret) {
+            request = request.header(AUTHORIZATION, secret.clone());
+        }
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return failed(call, endpoint, limit, &error),
+        };
+        let status = response.status();
+        let headers = response.headers().clone();
+        match response.bytes().await {
+            Ok(body) if status.is_success() => {
+                Attempt::Done(Answer { endpoint: endpoint.authority().to_owned(), headers, body })
+            }
+            Ok(body) => refused(call, endpoint, status, &headers, &body),
+            Err(error) => failed(call, endpoint, limit, &error),
+        }
+    }
+}
+
+/// A call that may be repeated leaves time for the endpoints after this one; for
+/// any other a short attempt would only turn a slow answer into an unknown one.
+fn attempt_limit(effect: Effect, remaining: Duration, endpoints_left: usize) -> Duration {
+    if !effect.may_repeat_when_lost() {
+        return remaining;
+    }
+    let share = remaining / u32::try_from(endpoints_left.max(1)).unwrap_or(u32::MAX);
+    share.max(SHORTEST_ATTEMPT).min(remaining)
+}
+
+/// Judges an attempt that got no whole answer.
+fn failed(call: &Call, endpoint: &Endpoint, limit: Duration, error: &reqwest::Error) -> Attempt {
+    let name = endpoint.authority();
+    if error.is_connect() {
+        let message = format!("{name}: {}", root_cause(error));
+        return Attempt::Refused { error: Error::Transport { message }, retry_after: None };
+    }
+    let what = if error.is_timeout() {
+        format!("{name} gave no answer within {limit:.1?}")
+    } else {
+        format!("the connection to {name} broke: {}", root_cause(error))
+    };
+    let error = if call.effect.changes_something() {
+        let message = format!(
+            "{what}; the outcome is unknown, and the write may still commit: read before writing again"
+        );
+        Error::OutcomeUnknown { message }
+    } else if error.is_timeout() {
+        Error::Timeout { message: what, details: serde_json::Map::new() }
+    } else {
+        Error::Unavailable { message: what }
+    };
+    Attempt::Lost { error, retry_after: None }
+}
+
+/// Judges an answer that is not 2xx.
+fn refused(
+    call: &Call,
+    endpoint: &Endpoint,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Attempt {
+    let retry_after =
+        headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+    let Ok(ErrorBody { error: parts }) = serde_json::from_slice::<ErrorBody>(body) else {
+        let message = format!("status {status} without an error that can be understood");
+        let error = Error::Protocol { endpoint: endpoint.authority().to_owned(), message };
+        let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        return if transient { Attempt::Lost { error, retry_after } } else { Attempt::Final(error) };
+    };
+    let message = parts.message.clone();
+    match parts.code.as_str() {
+        "not_leader" | "unavailable" | "overloaded" => {
+            Attempt::Refused { error: Error::Unavailable { message }, retry_after }
+        }
+        "condition_failed" => Attempt::Final(Error::ConditionFailed {
+            mod_revision: parts.integer("mod_revision"),
+            revision: parts.integer("revision"),
+            message,
+        }),
+        "outcome_unknown" => Attempt::Lost { error: Error::OutcomeUnknown { message }, retry_after },
+        "timeout" => {
+            let error = Error::Timeout { message, details: parts.details };
+            // A write is not answered with this code: it is an operation of the
+            // cluster that goes on, and that is the answer.
+            if call.effect.changes_something() {
+                Attempt::Final(error)
+            } else {
+                Attempt::Lost { error, retry_after }
+            }
+        }
+        _ => {
+            let error =
+                Error::Api { status: status.as_u16(), code: parts.code, message, details: parts.details };
+            if status.is_server_error() {
+                Attempt::Lost { error, retry_after }
+            } else {
+                Attempt::Final(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
