@@ -80,7 +80,8 @@ pub struct SecretArgs {
 impl SecretArgs {
     /// The secret, read from its file if need be.
     pub(crate) fn read(&self) -> Result<Option<String>, Failure> {
-        if let Some(secret) = &self.cluster_secret {
+        // An empty variable is how one unsets it for a single command.
+        if let Some(secret) = self.cluster_secret.as_ref().filter(|secret| !secret.is_empty()) {
             return Ok(Some(secret.clone()));
         }
         let Some(path) = &self.cluster_secret_file else { return Ok(None) };
@@ -179,5 +180,19 @@ mod tests {
         for text in ["", "s", "0s", "-1s", "1.5s", "10 s", "9d", "25h", "99999999999999999999s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn secret_of_the_option_wins_over_its_file_unless_empty() {
+        let path = std::env::temp_dir().join(format!("kvorum-secret-{}", std::process::id()));
+        std::fs::write(&path, "from a file\n").unwrap();
+        let read = |secret: Option<&str>| {
+            let cluster_secret = secret.map(str::to_owned);
+            SecretArgs { cluster_secret, cluster_secret_file: Some(path.clone()) }.read().unwrap().unwrap()
+        };
+        let secrets = [read(Some("given")), read(Some("")), read(None)];
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(secrets, ["given", "from a file", "from a file"]);
+        assert!(SecretArgs { cluster_secret: None, cluster_secret_file: Some(path) }.read().is_err());
     }
 }

@@ -250,17 +250,17 @@ async fn watched(
     if !io.err_is_terminal {
         return adding.await;
     }
-    let observer = client.with_timeout(Duration::from_secs(2));
+    let watching = client.with_timeout(Duration::from_secs(2));
     loop {
-        let observed = async {
+        let lag = async {
             tokio::time::sleep(LAG_INTERVAL).await;
-            let members = observer.members().await.ok()?;
+            let members = watching.members().await.ok()?;
             members.members.into_iter().find(|member| member.id == id)?.lag
         };
         tokio::select! {
             biased;
             outcome = &mut adding => return outcome,
-            lag = observed => {
+            lag = lag => {
                 if let Some(lag) = lag {
                     progress.detail(io, &format!("{lag} log entries behind"));
                 }

@@ -89,10 +89,10 @@ impl Failure {
 impl From<io::Error> for Failure {
     /// For errors of writing the output; other files name themselves.
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
-            _ => Self::new(Exit::Failed, "output", format!("cannot write the output: {error}")),
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::BrokenPipe;
         }
+        Self::new(Exit::Failed, "output", format!("cannot write the output: {error}"))
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) const HELP: &str = help!(
     "  kvorum local
   kvorum local --nodes 5
   kvorum local --data-dir /tmp/try --base-port 31001
-  kvorum local --serve-arg --log-level --serve-arg debug
+  kvorum local --serve-arg=--log-format --serve-arg=json
 
 Ctrl-C stops all nodes. Their data stays in the data folder: run the command again
 to go on with the same cluster, with more --nodes to enlarge it, or delete the
@@ -71,12 +71,12 @@ pub(crate) async fn run(args: LocalArgs, io: &mut Io<'_>) -> Result<(), Failure>
     }
     let client = builder.build()?;
     let mut progress = Progress::default();
-    progress.stage(io, &format!("starting {} nodes in {}", args.nodes, plan.folder().display()));
+    progress.stage(io, &format!("starting {} in {}", counted(plan.nodes().len()), plan.folder().display()));
     let mut fleet = Fleet::start(&plan, &args.serve_arg, secret.as_deref())?;
     let formed = tokio::select! {
         biased;
         () = stop.next() => Ok(false),
-        (node, status) = fleet.next_exit() => Err(fleet.exited_early(&node, status)),
+        (node, status) = fleet.next_exit() => Err(fleet.exited_early(&node, &status)),
         formed = formation::form(&plan, &client, &mut progress, io) => formed.map(|()| true),
     };
     progress.clear(io);
@@ -90,7 +90,7 @@ pub(crate) async fn run(args: LocalArgs, io: &mut Io<'_>) -> Result<(), Failure>
     };
     if fleet.alive() > 0 {
         let mut progress = Progress::default();
-        progress.stage(io, &format!("stopping {} nodes", fleet.alive()));
+        progress.stage(io, &format!("stopping {}", counted(fleet.alive())));
         fleet.stop(&mut stop).await;
         progress.clear(io);
     }
@@ -108,7 +108,7 @@ async fn supervise(fleet: &mut Fleet, stop: &mut StopSignals, io: &mut Io<'_>) -
         let rest = match fleet.alive() {
             0 => "no node is left".to_owned(),
             1 => "1 node goes on".to_owned(),
-            left => format!("{left} nodes go on"),
+            left => format!("{} go on", counted(left)),
         };
         let log = node.log().display();
         let line = format!("node {} has ended ({status}), {rest}; its log is {log}", node.id());
@@ -120,8 +120,7 @@ async fn supervise(fleet: &mut Fleet, stop: &mut StopSignals, io: &mut Io<'_>) -
 
 /// Says where everything is and what to try.
 fn greet(plan: &Plan, fleet: &Fleet, io: &mut Io<'_>) -> Result<(), Failure> {
-    let nodes = plan.nodes().len();
-    io.line(&format!("A cluster of {nodes} {} is ready:\n", if nodes == 1 { "node" } else { "nodes" }))?;
+    io.line(&format!("A cluster of {} is ready:\n", counted(plan.nodes().len())))?;
     for node in plan.nodes() {
         let pid = fleet.pid(node.id()).map_or_else(String::new, |pid| format!("  pid {pid}"));
         let log = node.log().display();
@@ -149,6 +148,10 @@ Ctrl-C stops the cluster; its data stays in {}.",
         plan.folder().display()
     ))?;
     Ok(io.out.flush()?)
+}
+
+fn counted(nodes: usize) -> String {
+    format!("{nodes} {}", if nodes == 1 { "node" } else { "nodes" })
 }
 
 /// The signals that end the command.

@@ -6,7 +6,7 @@
 
 use clap::Args;
 use futures_util::future::join_all;
-use kvorum_client::{Client, Member, MemberRole, Members, NodeRole, NodeStatus};
+use kvorum_client::{Client, Error, Member, MemberRole, Members, NodeRole, NodeStatus};
 use serde::Serialize;
 
 use crate::args::{ClientArgs, Format, help};
@@ -60,6 +60,7 @@ pub(crate) async fn status(args: StatusArgs, io: &mut Io<'_>) -> Result<(), Fail
     let overview = match client.members().await {
         Ok(members) if !members.members.is_empty() => from_members(members),
         Ok(_) => from_endpoints(&client).await,
+        Err(error @ Error::Transport { .. }) => return Err(error.into()),
         Err(error) => {
             let overview = from_endpoints(&client).await;
             if !overview.nodes.iter().any(|node| node.reachable) {

@@ -106,7 +106,7 @@ impl Fleet {
     }
 
     /// The failure of a node that ended before the cluster was ready.
-    pub(super) fn exited_early(&self, node: &NodePlan, status: String) -> Failure {
+    pub(super) fn exited_early(&self, node: &NodePlan, status: &str) -> Failure {
         let start = self.ended.iter().find(|(id, _)| *id == node.id()).map_or(0, |(_, start)| *start);
         let tail = tail(node.log(), start).unwrap_or_else(|error| format!("(it cannot be read: {error})"));
         let message = format!(
@@ -166,7 +166,8 @@ mod tests {
     fn tail_shows_the_last_lines_of_this_run_only() {
         let path = std::env::temp_dir().join(format!("kvorum-tail-{}", std::process::id()));
         let old = "old\n".repeat(3);
-        let new: String = (0..20).map(|n| format!("line {n}\n")).collect();
+        let new: String =
+            (0..20).flat_map(|n| ["line ".to_owned(), n.to_string(), "\n".to_owned()]).collect();
         std::fs::write(&path, format!("{old}{new}")).unwrap();
         let shown = tail(&path, old.len() as u64).unwrap();
         let nothing = tail(&path, (old.len() + new.len()) as u64).unwrap();

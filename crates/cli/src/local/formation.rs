@@ -15,7 +15,7 @@ use super::plan::Plan;
 use crate::failure::{Exit, Failure};
 use crate::output::{Io, Progress};
 
-const FORM_TIMEOUT: Duration = Duration::from_mins(1);
+const FORM_TIMEOUT: Duration = Duration::from_secs(60);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(100);
