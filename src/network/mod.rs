@@ -26,6 +26,8 @@
 //! [`Backend`]; failures become answers in `error`. `openapi` describes all
 //! routes, and a test holds it equal to what `routes` serves.
 
+pub mod raft;
+
 mod admission;
 mod api;
 mod backend;

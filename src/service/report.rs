@@ -91,7 +91,7 @@ impl Service {
         out.gauge("compacted_revision", "Newest compacted revision", store.compacted_revision());
         out.gauge("keys_estimate", "Estimated number of keys", store.approximate_keys());
         out.gauge("state_bytes", "Bytes of the state on disk", store.disk_bytes());
-        out.gauge("log_bytes", "Bytes of the log on disk", self.inner.log.disk_bytes());
+        out.gauge("log_bytes", "Bytes of the log on disk", self.inner.data.log_bytes());
     }
 
     fn request_figures(&self, out: &mut Figures) {

@@ -151,7 +151,7 @@ impl Service {
             revision,
             compacted_revision: store.compacted_revision(),
             state_hash: format!("{hash:016x}"),
-            data_bytes: store.disk_bytes() + self.inner.log.disk_bytes(),
+            data_bytes: store.disk_bytes() + self.inner.data.log_bytes(),
             resident_bytes: resident_bytes(),
             uptime_seconds: self.inner.started.elapsed().as_secs(),
         }

@@ -185,6 +185,13 @@ impl DataDir {
         self.root.join("log")
     }
 
+    /// Bytes of the files of the Raft log, its write-ahead log included; what
+    /// can't be read counts nothing.
+    pub fn log_bytes(&self) -> u64 {
+        let Ok(files) = fs::read_dir(self.log()) else { return 0 };
+        files.filter_map(|file| file.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
     /// The folder of the state machine's generations.
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
