@@ -45,7 +45,7 @@ impl Stopwatch {
     }
 
     fn stop(self) -> (Duration, Duration) {
-        (self.start.elapsed(), on_processor() - self.start_on_processor)
+        (self.start.elapsed(), on_processor().saturating_sub(self.start_on_processor))
     }
 }
 
