@@ -144,7 +144,14 @@ impl Tuning {
                 options.set_compaction_pri(CompactionPri::OldestSmallestSeqFirst);
                 compact_tombstones(&mut options);
             }
-            Workload::Cells => table.set_block_size(4 * KIB),
+            Workload::Cells => {
+                table.set_block_size(4 * KIB);
+                // Every common flush adds a file of a few hundred bytes. While a
+                // compaction elsewhere takes its time, these may pile up, and are
+                // no reason to slow all writes down.
+                options.set_level_zero_slowdown_writes_trigger(500);
+                options.set_level_zero_stop_writes_trigger(1000);
+            }
         }
         options.set_block_based_table_factory(&table);
         options

@@ -16,7 +16,7 @@ use crate::engine::{Batch, Db, Family, Journal};
 use crate::error::StorageError;
 
 /// A multi-version store in a folder of its own. Clones share it; the folder is
-/// released when the last clone, session and page are gone.
+/// released when the last one is gone.
 #[derive(Clone)]
 pub struct Store {
     pub(super) shared: Arc<Shared>,
