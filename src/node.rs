@@ -12,6 +12,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use tokio::runtime::Runtime;
 
+use crate::Raft;
 use crate::config::{Config, PeerEncoding};
 use crate::engine::EngineOptions;
 use crate::error::StorageError;
@@ -22,7 +23,6 @@ use crate::openraft_network::{Inbound, Network, Transport};
 use crate::service::{Service, ServiceOptions, ServiceParts};
 use crate::store::data_dir::{DataDir, DataDirError};
 use crate::store::{FatalHook, LogOptions, RocksLogStore, StateMachineStore};
-use crate::Raft;
 
 /// How long a leader may take to find a successor before it stops.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -79,7 +79,8 @@ pub struct Node {
 /// See [`StartError`].
 pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError> {
     let data = Arc::new(DataDir::open(&config.data_dir, config.id)?);
-    let (http_listener, peer_listener) = (listen(&config.http_addr)?, config.peer_addr.as_deref().map(listen));
+    let (http_listener, peer_listener) =
+        (listen(&config.http_addr)?, config.peer_addr.as_deref().map(listen));
     let peer_listener = peer_listener.transpose()?;
     let http_addr = http_listener.local_addr()?;
     let peer_addr = peer_listener.as_ref().map_or(Ok(http_addr), TcpListener::local_addr)?;
@@ -137,16 +138,7 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     };
     tracing::info!(node = config.id, http = %http.addr(), peer = %peer_addr, "the node is running");
     drop(inside);
-    Ok(Node {
-        service,
-        raft,
-        log,
-        store,
-        inbound,
-        http,
-        peer,
-        runtime: OwnedRuntime(Some(runtime)),
-    })
+    Ok(Node { service, raft, log, store, inbound, http, peer, runtime: OwnedRuntime(Some(runtime)) })
 }
 
 impl Node {

@@ -3,8 +3,8 @@
 //! Actix's request bodies belong to the worker thread that reads them, and Raft
 //! runs on a runtime of its own; bounded channels carry the pieces between them.
 
-use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use actix_web::http::Method;
+use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use actix_web::web::{self, Bytes, Payload};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
 use futures_util::StreamExt as _;
@@ -26,7 +26,10 @@ use crate::service::Service;
 const PIECES_AHEAD: usize = 16;
 
 /// What registers the routes for peers with each worker.
-pub fn routes(inbound: &Inbound, service: &Service) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + use<> {
+pub fn routes(
+    inbound: &Inbound,
+    service: &Service,
+) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + use<> {
     let (inbound, service) = (inbound.clone(), service.clone());
     move |config| configure(config, &inbound, &service)
 }

@@ -57,8 +57,8 @@ impl Peer {
         let encoding = self.transport.encoding();
         let body: Bytes = request.encode(encoding);
         let answer =
-            self.transport.call(purpose, self.target, &self.addr, path, body, deadline).await.map_err(|error| {
-                match error {
+            self.transport.call(purpose, self.target, &self.addr, path, body, deadline).await.map_err(
+                |error| match error {
                     CallError::Timeout { target, after, .. } => RPCError::Timeout(Timeout {
                         action,
                         id: self.transport.node_id(),
@@ -68,8 +68,8 @@ impl Peer {
                     other @ (CallError::Unreachable { .. }
                     | CallError::Broken { .. }
                     | CallError::Refused { .. }) => to_rpc_error(other),
-                }
-            })?;
+                },
+            )?;
         A::decode(encoding, answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 }
@@ -91,7 +91,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> BoxFuture<
         's,
-        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
     >
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
@@ -123,7 +126,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        snapshot_sender::send(&self.transport, self.target, &self.addr, vote, snapshot, self.pace, cancel).await
+        snapshot_sender::send(&self.transport, self.target, &self.addr, vote, snapshot, self.pace, cancel)
+            .await
     }
 
     async fn transfer_leader(
@@ -131,7 +135,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.call(Purpose::Heartbeat, RPCTypes::TransferLeader, "/transfer-leader", &req, option.hard_ttl()).await
+        self.call(Purpose::Heartbeat, RPCTypes::TransferLeader, "/transfer-leader", &req, option.hard_ttl())
+            .await
     }
 
     fn backoff(&self) -> Option<Backoff> {

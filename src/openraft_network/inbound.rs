@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::snapshot_receiver::{Received, ReceiveError, receive};
+use super::snapshot_receiver::{ReceiveError, Received, receive};
 use super::wire::{Encoding, FrameDecoder, Message, WireError, encode_frame};
 use crate::store::StateMachineStore;
 use crate::store::data_dir::{ClusterId, DataDir, DataDirError};
@@ -135,7 +135,11 @@ impl Inbound {
     pub fn authorize(&self, bearer: Option<&str>) -> Result<(), Refusal> {
         let Some(secret) = &self.inner.secret else { return Ok(()) };
         let given = bearer.unwrap_or_default();
-        if bool::from(secret.as_bytes().ct_eq(given.as_bytes())) { Ok(()) } else { Err(Refusal::Unauthorized) }
+        if bool::from(secret.as_bytes().ct_eq(given.as_bytes())) {
+            Ok(())
+        } else {
+            Err(Refusal::Unauthorized)
+        }
     }
 
     /// `/append` with one message.
@@ -151,7 +155,11 @@ impl Inbound {
     ///
     /// A frame that can't be understood ends the stream; the leader starts anew.
     /// All of it runs on Raft's own runtime, whichever thread calls.
-    pub fn append_stream(&self, encoding: Encoding, mut pieces: mpsc::Receiver<Bytes>) -> mpsc::Receiver<Bytes> {
+    pub fn append_stream(
+        &self,
+        encoding: Encoding,
+        mut pieces: mpsc::Receiver<Bytes>,
+    ) -> mpsc::Receiver<Bytes> {
         let (answers, receiver) = mpsc::channel(STREAM_WINDOW);
         let raft = self.inner.raft.clone();
         let mut closed = self.inner.closed.subscribe();
@@ -209,7 +217,11 @@ impl Inbound {
     ///
     /// # Errors
     /// When the stream is not valid, can't be written, or the node is stopping.
-    pub async fn snapshot(&self, encoding: Encoding, pieces: mpsc::Receiver<Bytes>) -> Result<Bytes, Refusal> {
+    pub async fn snapshot(
+        &self,
+        encoding: Encoding,
+        pieces: mpsc::Receiver<Bytes>,
+    ) -> Result<Bytes, Refusal> {
         let (announced, announcement) = oneshot::channel();
         let (go_on, gone_on) = oneshot::channel();
         let snapshots = self.inner.store.snapshots_dir().to_owned();

@@ -158,8 +158,7 @@ impl Transport {
         body: PeerBody,
     ) -> Result<Response<Incoming>, CallError> {
         let inner = &self.inner;
-        let broken =
-            |reason: String| CallError::Broken { target, addr: addr.to_owned(), reason };
+        let broken = |reason: String| CallError::Broken { target, addr: addr.to_owned(), reason };
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://{addr}{path}"))
@@ -232,14 +231,15 @@ impl Transport {
         let exchange = async {
             let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
             let response = self.open(purpose, target, addr, path, content_type, body).await?;
-            let body = Limited::new(response.into_body(), MAX_FRAME_BYTES).collect().await.map_err(|error| {
-                CallError::Broken { target, addr: addr.to_owned(), reason: error.to_string() }
-            })?;
+            let body =
+                Limited::new(response.into_body(), MAX_FRAME_BYTES).collect().await.map_err(|error| {
+                    CallError::Broken { target, addr: addr.to_owned(), reason: error.to_string() }
+                })?;
             Ok(body.to_bytes())
         };
-        tokio::time::timeout(deadline, exchange).await.unwrap_or_else(|_| {
-            Err(CallError::Timeout { target, addr: addr.to_owned(), after: deadline })
-        })
+        tokio::time::timeout(deadline, exchange)
+            .await
+            .unwrap_or_else(|_| Err(CallError::Timeout { target, addr: addr.to_owned(), after: deadline }))
     }
 }
 

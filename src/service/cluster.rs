@@ -119,10 +119,13 @@ impl Service {
             }
         }
         if !checked.contains_key(&mine) {
-            return Err(Error::Invalid(format!("this is node {mine}, and it is not among the given members")));
+            return Err(Error::Invalid(format!(
+                "this is node {mine}, and it is not among the given members"
+            )));
         }
         for (id, member) in checked.iter().filter(|(id, _)| **id != mine) {
-            let introduction = self.probe(*id, &member.addr).await.map_err(|error| unreachable(*id, &error))?;
+            let introduction =
+                self.probe(*id, &member.addr).await.map_err(|error| unreachable(*id, &error))?;
             if introduction.initialized || introduction.cluster_id.is_some() {
                 return Err(Error::Conflict {
                     code: "already_initialized",
@@ -205,7 +208,9 @@ impl Service {
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, Error> {
         match self.manage(ManageRequest::TransferLeader { to }).await? {
             ManageResponse::Leader(id) => Ok(id),
-            other @ (ManageResponse::Done | ManageResponse::Replication { .. } | ManageResponse::Failed(_)) => {
+            other @ (ManageResponse::Done
+            | ManageResponse::Replication { .. }
+            | ManageResponse::Failed(_)) => {
                 Err(Error::Internal { node: self.node_id(), reason: format!("unexpected answer {other:?}") })
             }
         }
@@ -287,7 +292,9 @@ impl Service {
         };
         match request {
             ManageRequest::AddLearner { id, addr } => self.add_learner_here(id, addr).await?,
-            ManageRequest::ChangeMembership { voters, force } => self.change_voters_here(voters, force).await?,
+            ManageRequest::ChangeMembership { voters, force } => {
+                self.change_voters_here(voters, force).await?
+            }
             ManageRequest::Promote { id } => self.promote_here(id).await?,
             ManageRequest::RemoveMember { id, force } => self.remove_here(id, force).await?,
             ManageRequest::TransferLeader { to } => {
@@ -483,7 +490,8 @@ impl Service {
             }
             return self.change_voters_here(voters, force).await;
         }
-        let removing = self.inner.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false);
+        let removing =
+            self.inner.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false);
         self.committed(removing, "removing the learner").await
     }
 
@@ -582,7 +590,9 @@ fn unreachable(id: NodeId, error: &CallError) -> Error {
     match error {
         CallError::Refused { message, .. } => Error::Conflict {
             code: "wrong_node",
-            message: format!("the node at the given address refuses to be node {id} of this cluster: {message}"),
+            message: format!(
+                "the node at the given address refuses to be node {id} of this cluster: {message}"
+            ),
         },
         CallError::Unreachable { .. } | CallError::Broken { .. } | CallError::Timeout { .. } => {
             Error::Invalid(format!("{error}; start it first, and check the address"))
@@ -594,7 +604,8 @@ fn check_member(id: NodeId, addr: &str) -> Result<(), Error> {
     if id == 0 {
         return Err(Error::Invalid("node ids start at 1".to_owned()));
     }
-    let port = addr.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
+    let port =
+        addr.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
     match port {
         Some(1_u16..) if addr.parse::<hyper::http::uri::Authority>().is_ok() => Ok(()),
         Some(_) | None => Err(Error::Invalid(format!("{addr:?} is no address; give host:port"))),

@@ -170,7 +170,9 @@ impl Service {
             ForwardRequest::Write(proposals) => {
                 ForwardResponse::Write(self.propose_forwarded(proposals).await)
             }
-            ForwardRequest::ReadIndex => ForwardResponse::ReadIndex(self.inner.read_index.get_as_leader().await),
+            ForwardRequest::ReadIndex => {
+                ForwardResponse::ReadIndex(self.inner.read_index.get_as_leader().await)
+            }
         }
     }
 
@@ -214,9 +216,7 @@ fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Fo
 /// certain; a discarded entry may survive on another node.
 fn client_write_error(error: ClientWriteError<TypeConfig>) -> ForwardError {
     match error {
-        ClientWriteError::ForwardToLeader(forward) => {
-            ForwardError::NotLeader { leader: leader_of(forward) }
-        }
+        ClientWriteError::ForwardToLeader(forward) => ForwardError::NotLeader { leader: leader_of(forward) },
         other @ (ClientWriteError::LogEntryDiscarded(_)
         | ClientWriteError::ChangeMembershipError(_)
         | ClientWriteError::PreconditionFailed(_)) => ForwardError::Unknown(other.to_string()),

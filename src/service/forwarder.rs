@@ -135,7 +135,9 @@ async fn exchange(
 /// What a failed call says about the fate of what it carried.
 pub(super) fn to_forward_error(error: &CallError) -> ForwardError {
     match error {
-        CallError::Unreachable { .. } | CallError::Refused { .. } => ForwardError::Unavailable(error.to_string()),
+        CallError::Unreachable { .. } | CallError::Refused { .. } => {
+            ForwardError::Unavailable(error.to_string())
+        }
         CallError::Broken { .. } | CallError::Timeout { .. } => ForwardError::Unknown(error.to_string()),
     }
 }

@@ -62,12 +62,12 @@ impl Service {
         );
         out.gauge("raft_leader_id", "Id of the leader, 0 when unknown", metrics.current_leader.unwrap_or(0));
         out.gauge("raft_voters", "Voters in the membership", metrics.membership_config.voter_ids().count());
+        out.gauge("raft_last_log_index", "Index of the last log entry", metrics.last_log_index.unwrap_or(0));
         out.gauge(
-            "raft_last_log_index",
-            "Index of the last log entry",
-            metrics.last_log_index.unwrap_or(0),
+            "raft_committed_index",
+            "Index of the last committed entry",
+            index(metrics.local_committed),
         );
-        out.gauge("raft_committed_index", "Index of the last committed entry", index(metrics.local_committed));
         out.gauge("raft_applied_index", "Index of the last applied entry", index(metrics.last_applied));
         out.gauge("raft_snapshot_index", "Index of the last entry in the snapshot", index(metrics.snapshot));
         out.gauge("raft_purged_index", "Index of the last purged entry", index(metrics.purged));
@@ -85,7 +85,11 @@ impl Service {
         out.counter("applied_entries", "Log entries applied", get(&apply.entries));
         out.counter("apply_batches", "Write batches of applied entries", get(&apply.batches));
         out.counter("snapshots_built", "Snapshots built", get(&apply.snapshots_built));
-        out.counter("snapshots_installed", "Snapshots installed from a peer", get(&apply.snapshots_installed));
+        out.counter(
+            "snapshots_installed",
+            "Snapshots installed from a peer",
+            get(&apply.snapshots_installed),
+        );
         let store = self.inner.store.store();
         out.gauge("revision", "Revision of the data", store.revision());
         out.gauge("compacted_revision", "Newest compacted revision", store.compacted_revision());

@@ -177,8 +177,7 @@ impl Service {
         let view = self.view();
         let progress = self.known_progress().await;
         let voters: std::collections::BTreeSet<_> = view.membership.voter_ids().collect();
-        let nodes: Vec<_> =
-            view.membership.nodes().map(|(id, member)| (*id, member.addr.clone())).collect();
+        let nodes: Vec<_> = view.membership.nodes().map(|(id, member)| (*id, member.addr.clone())).collect();
         let asked = nodes.iter().map(|(id, addr)| self.status_of(*id, addr));
         let statuses = join_all(asked).await;
         let members = nodes.iter().zip(statuses).map(|((id, addr), status)| {
@@ -239,8 +238,7 @@ impl Service {
     /// # Errors
     /// [`Error::Unavailable`] with the reason when it does not.
     pub async fn ready(&self) -> Result<(), Error> {
-        let not_ready =
-            |reason: String| Error::Unavailable { reason, retry_after: Duration::from_secs(1) };
+        let not_ready = |reason: String| Error::Unavailable { reason, retry_after: Duration::from_secs(1) };
         let metrics = self.metrics();
         if metrics.current_leader.is_none() {
             return Err(not_ready(format!("node {} knows no leader", self.node_id())));
@@ -266,7 +264,9 @@ impl Service {
         let Some(applied) = self.inner.store.applied_log_id() else {
             return Err(Error::Conflict {
                 code: "conflict",
-                message: format!("node {node} has applied nothing yet, so there is nothing to put into a snapshot"),
+                message: format!(
+                    "node {node} has applied nothing yet, so there is nothing to put into a snapshot"
+                ),
             });
         };
         let trigger = self.inner.raft.trigger();

@@ -90,7 +90,8 @@ fn carry_out_once(
     let fingerprint = fingerprint(command);
     let name = Bytes::from([&[TOKEN], idempotency.token.as_ref()].concat());
     if let Some(stored) = session.dedup_get(&name)? {
-        let known = Token::decode(stored).map_err(|source| corrupt("a remembered idempotency key", source))?;
+        let known =
+            Token::decode(stored).map_err(|source| corrupt("a remembered idempotency key", source))?;
         if known.expires_at > book.clock {
             book.save(session);
             return Ok(if known.fingerprint == fingerprint {

@@ -161,7 +161,11 @@ impl DataDir {
             return Err(DataDirError::Newer { path: root.into(), found: identity.format });
         }
         if identity.node_id != node_id {
-            return Err(DataDirError::OtherNode { path: root.into(), found: identity.node_id, wanted: node_id });
+            return Err(DataDirError::OtherNode {
+                path: root.into(),
+                found: identity.node_id,
+                wanted: node_id,
+            });
         }
         let belonging = match identity.cluster_id {
             None => None,

@@ -47,7 +47,8 @@ impl SnapshotDir {
     pub fn incoming(snapshots: &Path, name: &str) -> Result<Self, StorageError> {
         let path = snapshots.join(format!("{UNFINISHED}{name}"));
         remove_dir(&path)?;
-        fs::create_dir_all(&path).map_err(|error| StorageError::file("creating the folder", &path, &error))?;
+        fs::create_dir_all(&path)
+            .map_err(|error| StorageError::file("creating the folder", &path, &error))?;
         Ok(Self { inner: Arc::new(Inner { path, retired: AtomicBool::new(true) }) })
     }
 

@@ -74,7 +74,8 @@ impl Applied {
 /// When the stored form is damaged.
 pub(super) fn read_applied(store: &Store) -> Result<Applied, StorageError> {
     let corrupt = |what| move |source| StorageError::Corrupt { what, source };
-    let log_id = store.meta(APPLIED)?.map(decode_log_id).transpose().map_err(corrupt("the applied log id"))?;
+    let log_id =
+        store.meta(APPLIED)?.map(decode_log_id).transpose().map_err(corrupt("the applied log id"))?;
     let membership =
         store.meta(MEMBERSHIP)?.map(decode_membership).transpose().map_err(corrupt("the membership"))?;
     Ok(Applied { log_id, membership: membership.unwrap_or_default() })
@@ -342,7 +343,9 @@ impl StateMachineStore {
                     membership_changed = true;
                     Outcome { revision: session.revision(), result: OutcomeResult::Nothing }
                 }
-                EntryPayload::Blank => Outcome { revision: session.revision(), result: OutcomeResult::Nothing },
+                EntryPayload::Blank => {
+                    Outcome { revision: session.revision(), result: OutcomeResult::Nothing }
+                }
             };
             applied.log_id = Some(entry.log_id);
             if let Some(responder) = responder {
@@ -388,7 +391,8 @@ impl StateMachineStore {
         }
         let generation = self.shared.generation.load_full();
         let name = self.next_snapshot_name();
-        let (meta, dir) = snapshot::build(generation.store(), &self.shared.snapshots, &name, &self.shared.options)?;
+        let (meta, dir) =
+            snapshot::build(generation.store(), &self.shared.snapshots, &name, &self.shared.options)?;
         self.shared.counters.snapshots_built.fetch_add(1, Ordering::Relaxed);
         Ok(self.publish_snapshot(meta, dir))
     }
@@ -474,10 +478,12 @@ fn current_generation(state: &Path) -> Result<u64, StorageError> {
         }
         Err(error) => return Err(StorageError::file("reading", &path, &error)),
     };
-    text.trim().strip_prefix("gen-").and_then(|number| number.parse().ok()).ok_or_else(|| StorageError::File {
-        action: "understanding",
-        path,
-        reason: format!("it names {text:?}, which is no generation"),
+    text.trim().strip_prefix("gen-").and_then(|number| number.parse().ok()).ok_or_else(|| {
+        StorageError::File {
+            action: "understanding",
+            path,
+            reason: format!("it names {text:?}, which is no generation"),
+        }
     })
 }
 
@@ -531,13 +537,19 @@ impl RaftStateMachine<TypeConfig> for StateMachineStore {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotDir) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotDir,
+    ) -> Result<(), io::Error> {
         off_the_runtime(true, || self.install(meta, &snapshot))?;
         tracing::info!(log_id = ?meta.last_log_id, "installed a snapshot from a peer");
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, SnapshotDir>>, io::Error> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotDir>>, io::Error> {
         let current = self.shared.snapshot.lock().clone();
         Ok(current.map(|(meta, snapshot)| openraft::storage::Snapshot { meta, snapshot }))
     }
