@@ -44,6 +44,14 @@ pub enum DecodeError {
         /// The field that was being read.
         field: &'static str,
     },
+    /// The fields decode, but together they are not a value that can be.
+    #[error("{field} is invalid: {reason}")]
+    Invalid {
+        /// The field that was being read.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Bytes remain where the value should have ended.
     #[error("{0} bytes left over after the value")]
     Trailing(usize),

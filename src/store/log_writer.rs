@@ -1,0 +1,342 @@
+//! The thread that owns all writes of the log.
+//!
+//! It takes whatever waits in the queue, writes it as one batch with at most one
+//! sync, and only then tells those who wait, in the queue's order: that is group
+//! commit. The first failure is final. Nothing is retried, since after a failed
+//! sync nobody can tell what is on disk; everyone who waits learns of the failure,
+//! and so does everyone who comes later.
+
+use std::mem;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use openraft::storage::IOFlushed;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use super::log_codec::{Entry, LogId, Vote, entry_size};
+use super::log_db::{LogBatch, LogDb};
+use super::log_store::Shared;
+use crate::TypeConfig;
+use crate::error::StorageError;
+
+/// A batch takes no further request once its entries have so many bytes.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Files are dropped once so many more entries are purged.
+const DROP_EVERY: u64 = 256;
+
+pub(super) type Done = oneshot::Sender<Result<(), StorageError>>;
+
+/// One thing to write.
+pub(super) enum Op {
+    /// Adds entries at the end.
+    Append {
+        entries: Vec<Entry>,
+        flushed: IOFlushed<TypeConfig>,
+        /// Room in the queue, given back when the entries are written.
+        room: OwnedSemaphorePermit,
+    },
+    /// Replaces the vote.
+    Vote { vote: Vote, done: Done },
+    /// Removes the entries of `from..to`.
+    Truncate { from: u64, to: u64, done: Done },
+    /// Makes the entries up to `upto` count no more. If that is past the end,
+    /// the purged log id is all the log has, and is synced like an entry.
+    Purge { upto: LogId, past_end: bool },
+    /// Writes what is left to write, closes the database and ends the thread.
+    Close,
+}
+
+/// An operation with its place in the order of all.
+pub(super) struct Request {
+    pub(super) op: Op,
+    pub(super) seq: u64,
+    /// Where the log ends after this operation.
+    pub(super) last: Option<LogId>,
+    /// What was known to be committed when it was requested.
+    pub(super) committed: Option<LogId>,
+}
+
+/// What stands around the writer's disk accesses: nothing in production; in
+/// tests, something that delays them, lets them fail, or looks at the disk.
+pub(super) trait Probe: Send + 'static {
+    /// Before a batch is written.
+    fn before_write(&mut self, _sync: bool) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    /// After a synced write has returned and before anyone is told.
+    fn after_sync(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
+}
+
+/// The probe of production.
+pub(super) struct NoProbe;
+
+impl Probe for NoProbe {}
+
+/// Starts the thread. What is returned fails to change once the thread has ended.
+pub(super) fn start<P: Probe>(
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Request>,
+    probe: P,
+) -> Result<watch::Receiver<()>, StorageError> {
+    let (running, ended) = watch::channel(());
+    // Here and not in the thread, which may begin after the first requests.
+    let writer = Writer::new(Arc::clone(&shared), probe);
+    thread::Builder::new()
+        .name("kvorum-log".to_owned())
+        .spawn(move || {
+            let guard = PanicIsFatal(Arc::clone(&shared));
+            writer.run(queue);
+            drop(guard);
+            drop(running);
+        })
+        .map_err(|error| StorageError::file("starting the thread", "kvorum-log", &error))?;
+    Ok(ended)
+}
+
+/// A writer that panicked would leave everyone waiting for ever.
+struct PanicIsFatal(Arc<Shared>);
+
+impl Drop for PanicIsFatal {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let reason = "the log's thread panicked".to_owned();
+            let error = StorageError::Database { action: "writing the log", reason };
+            self.0.poison(&error);
+            (self.0.fatal)(&error);
+        }
+    }
+}
+
+/// Someone to tell when a batch is written.
+enum Waiter {
+    Flushed(IOFlushed<TypeConfig>, OwnedSemaphorePermit),
+    Done(Done),
+}
+
+impl Waiter {
+    fn tell(self, result: Result<(), StorageError>) {
+        match self {
+            Self::Flushed(flushed, room) => {
+                drop(room);
+                flushed.io_completed(result.map_err(Into::into));
+            }
+            // Whoever asked may have gone.
+            Self::Done(done) => drop(done.send(result)),
+        }
+    }
+}
+
+/// What a batch will have changed, and who waits for it.
+#[derive(Default)]
+struct Outcome {
+    waiters: Vec<Waiter>,
+    sync: bool,
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    committed: Option<LogId>,
+    entries: u64,
+    bytes: usize,
+}
+
+struct Writer<P> {
+    shared: Arc<Shared>,
+    probe: P,
+    /// The committed log id that was last written.
+    committed: Option<LogId>,
+    /// The purged log id that was last written, synced or not.
+    purged: Option<LogId>,
+    /// Index up to which purged files were dropped.
+    dropped: u64,
+}
+
+impl<P: Probe> Writer<P> {
+    fn new(shared: Arc<Shared>, probe: P) -> Self {
+        let (committed, purged) = {
+            let tail = shared.tail.lock();
+            (tail.committed, tail.purged)
+        };
+        Self { shared, probe, committed, purged, dropped: 0 }
+    }
+
+    fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        let mut closing = false;
+        while let Some(first) = queue.blocking_recv() {
+            let mut bytes = first.op.bytes();
+            let mut requests = vec![first];
+            while bytes < BATCH_BYTES {
+                let Ok(next) = queue.try_recv() else { break };
+                bytes += next.op.bytes();
+                requests.push(next);
+            }
+            if requests.iter().any(|request| matches!(request.op, Op::Close)) {
+                // What is in the queue by now is still written.
+                queue.close();
+                closing = true;
+            }
+            self.write(requests);
+        }
+        self.finish();
+        if closing {
+            self.shared.drop_db();
+        }
+    }
+
+    /// Writes the committed log id when no request is left to carry it.
+    fn finish(&mut self) {
+        let (last, committed) = {
+            let tail = self.shared.tail.lock();
+            (tail.last, tail.committed)
+        };
+        let mut outcome = Outcome { sync: true, ..Outcome::default() };
+        let shared = Arc::clone(&self.shared);
+        let result = shared.with_db(|db| {
+            let mut batch = LogBatch::default();
+            self.add_committed(db, &mut batch, &mut outcome, last, committed);
+            self.commit(db, batch, &outcome)
+        });
+        self.conclude(result, outcome, None);
+    }
+
+    fn write(&mut self, requests: Vec<Request>) {
+        let end = requests.last().map(|request| (request.seq, request.last));
+        let committed = requests.last().and_then(|request| request.committed);
+        let mut outcome = Outcome::default();
+        let shared = Arc::clone(&self.shared);
+        let result = shared.with_db(|db| {
+            let mut batch = LogBatch::default();
+            for request in requests {
+                Self::add(db, &mut batch, &mut outcome, request.op);
+            }
+            self.add_committed(db, &mut batch, &mut outcome, end.and_then(|(_, last)| last), committed);
+            self.commit(db, batch, &outcome)
+        });
+        self.conclude(result, outcome, end);
+    }
+
+    fn add(db: &LogDb, batch: &mut LogBatch, outcome: &mut Outcome, op: Op) {
+        match op {
+            Op::Append { entries, flushed, room } => {
+                for entry in &entries {
+                    outcome.bytes += batch.append(db, entry);
+                }
+                outcome.entries += entries.len() as u64;
+                outcome.sync |= !entries.is_empty();
+                outcome.waiters.push(Waiter::Flushed(flushed, room));
+            }
+            Op::Vote { vote, done } => {
+                batch.vote(db, &vote);
+                outcome.vote = Some(vote);
+                outcome.sync = true;
+                outcome.waiters.push(Waiter::Done(done));
+            }
+            Op::Truncate { from, to, done } => {
+                batch.truncate(db, from, to);
+                outcome.sync = true;
+                outcome.waiters.push(Waiter::Done(done));
+            }
+            Op::Purge { upto, past_end } => {
+                batch.purged(db, &upto);
+                outcome.purged = Some(upto);
+                outcome.sync |= past_end;
+            }
+            Op::Close => outcome.sync = true,
+        }
+    }
+
+    /// Lets the committed log id ride with a batch after which the log ends at
+    /// `last`. It is never written before the entry it names.
+    fn add_committed(
+        &self,
+        db: &LogDb,
+        batch: &mut LogBatch,
+        outcome: &mut Outcome,
+        last: Option<LogId>,
+        committed: Option<LogId>,
+    ) {
+        if let Some(id) = committed
+            && committed > self.committed
+            && last.is_some_and(|last| id.index() <= last.index())
+        {
+            batch.committed(db, &id);
+            outcome.committed = committed;
+        }
+    }
+
+    fn commit(&mut self, db: &LogDb, batch: LogBatch, outcome: &Outcome) -> Result<(), StorageError> {
+        self.shared.check_poison()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.probe.before_write(outcome.sync)?;
+        let started = Instant::now();
+        db.write(batch, outcome.sync)?;
+        let took = started.elapsed();
+        if outcome.sync {
+            self.probe.after_sync()?;
+        }
+        self.shared.counters.batch(outcome.entries, outcome.bytes as u64, outcome.sync.then_some(took));
+        self.committed = self.committed.max(outcome.committed);
+        self.purged = outcome.purged.or(self.purged);
+        if outcome.sync {
+            self.drop_purged_files(db)?;
+        }
+        Ok(())
+    }
+
+    /// Called when all that was written is synced, and so is the purge.
+    fn drop_purged_files(&mut self, db: &LogDb) -> Result<(), StorageError> {
+        if let Some(purged) = self.purged
+            && purged.index() >= self.dropped.saturating_add(DROP_EVERY)
+        {
+            db.drop_files(purged.index())?;
+            self.dropped = purged.index();
+        }
+        Ok(())
+    }
+
+    fn conclude(
+        &mut self,
+        result: Result<(), StorageError>,
+        outcome: Outcome,
+        end: Option<(u64, Option<LogId>)>,
+    ) {
+        match result {
+            Ok(()) => {
+                if let Some((seq, last)) = end {
+                    // Before anyone is told: whoever has heard of the end of a
+                    // write must find it in what the store says of itself.
+                    self.shared.written(seq, outcome.vote);
+                    if outcome.sync {
+                        self.shared.durable.send_if_modified(|durable| mem::replace(durable, last) != last);
+                    }
+                }
+                for waiter in outcome.waiters {
+                    waiter.tell(Ok(()));
+                }
+            }
+            Err(error) => {
+                let first = self.shared.poison(&error);
+                for waiter in outcome.waiters {
+                    waiter.tell(Err(error.clone()));
+                }
+                if first {
+                    (self.shared.fatal)(&error);
+                }
+            }
+        }
+    }
+}
+
+impl Op {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => entries.iter().map(entry_size).sum(),
+            Self::Vote { .. } | Self::Truncate { .. } | Self::Purge { .. } | Self::Close => 0,
+        }
+    }
+}
