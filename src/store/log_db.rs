@@ -1,7 +1,7 @@
-//! The log's RocksDB: one column family of entries, one of the few facts beside
+//! The log's database: one column family of entries, one of the few facts beside
 //! them.
 //!
-//! The only file of the log store that knows RocksDB, and one that knows no
+//! The only file of the log store that uses `rocksdb`, and one that knows no
 //! queues, caches or Openraft. One thread writes; anyone reads. A purge writes
 //! nothing but the purged log id: entries up to it do not count any more
 //! wherever they still are, and [`LogDb::drop_files`] gives their space back.
@@ -52,6 +52,9 @@ pub(super) struct LogBatch {
 /// The open database.
 pub(super) struct LogDb {
     db: DB,
+    /// Kept for the statistics it gives access to.
+    #[cfg(test)]
+    options: Options,
 }
 
 fn failed(action: &'static str) -> impl FnOnce(rocksdb::Error) -> StorageError {
@@ -80,9 +83,22 @@ impl LogDb {
             ColumnFamilyDescriptor::new(LOGS, logs_options(write_buffer_bytes)),
             ColumnFamilyDescriptor::new(META, meta_options()),
         ];
-        let db = DB::open_cf_descriptors(&database_options(write_buffer_bytes), dir, families)
-            .map_err(failed("opening the log"))?;
-        Ok(Self { db })
+        #[cfg_attr(not(test), expect(unused_mut, reason = "only tests count"))]
+        let mut options = database_options(write_buffer_bytes);
+        #[cfg(test)]
+        options.enable_statistics();
+        let db = DB::open_cf_descriptors(&options, dir, families).map_err(failed("opening the log"))?;
+        Ok(Self {
+            db,
+            #[cfg(test)]
+            options,
+        })
+    }
+
+    /// How often the write-ahead log was synced, as the database counts it.
+    #[cfg(test)]
+    pub(super) fn syncs(&self) -> u64 {
+        self.options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced)
     }
 
     fn family(&self, name: &str) -> &ColumnFamily {

@@ -1,4 +1,4 @@
-//! Raft's log and vote, kept in RocksDB.
+//! Raft's log and vote, kept on disk.
 //!
 //! A handle checks each request against the end of the log, makes new entries
 //! readable, and puts the request into one queue; the writer thread behind it
@@ -65,7 +65,7 @@ pub struct LogOptions {
     pub read_bytes: usize,
     /// Bytes of entries that may wait to be written before appends wait too.
     pub queue_bytes: usize,
-    /// Bytes that RocksDB collects before it writes a file; it holds two such
+    /// Bytes that the database collects before it writes a file; it holds two such
     /// buffers, and up to four times as much in its write-ahead log.
     pub write_buffer_bytes: usize,
 }

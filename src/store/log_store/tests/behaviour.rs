@@ -59,6 +59,26 @@ async fn requests_that_wait_share_one_sync_and_are_confirmed_in_order() {
 }
 
 #[tokio::test]
+async fn what_is_confirmed_was_synced_and_what_need_not_be_was_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let syncs = |store: &RocksLogStore| store.shared.with_db(|db| Ok(db.syncs())).unwrap();
+    append_and_wait(&store, entries(1, 0..9)).await;
+    assert_eq!(syncs(&store), 1);
+    store.save_vote(&Vote::new(2, 1)).await.unwrap();
+    assert_eq!(syncs(&store), 2);
+    store.truncate_after(Some(log_id(1, 7))).await.unwrap();
+    assert_eq!(syncs(&store), 3);
+    store.purge(log_id(1, 2)).await.unwrap();
+    store.save_committed(Some(log_id(1, 4))).await.unwrap();
+    wait_until(|| store.metrics().batches == 4).await;
+    assert_eq!(syncs(&store), 3);
+    store.purge(log_id(1, 20)).await.unwrap();
+    wait_until(|| store.metrics().batches == 5).await;
+    assert_eq!((syncs(&store), store.metrics().syncs), (4, 4));
+}
+
+#[tokio::test]
 async fn a_failed_sync_confirms_nothing_and_ends_all_work() {
     let dir = tempfile::tempdir().unwrap();
     let (probe, syncs) = stepper();
@@ -285,13 +305,13 @@ async fn appends_wait_when_too_many_bytes_wait_to_be_written() {
     let first = append(&store, vec![entry(1, 0, 100_000)]).await;
     let blocked = {
         let store = store.clone();
-        tokio::spawn(async move { append(&store, entries(1, 1..2)).await })
+        tokio::spawn(async move { append_and_wait(&store, entries(1, 1..2)).await })
     };
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert!(!blocked.is_finished());
     drop(syncs);
     first.await.unwrap().unwrap();
-    blocked.await.unwrap().await.unwrap().unwrap();
+    blocked.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -70,7 +70,7 @@ fn run_and_kill(folder: &Path, seed: u64, after: Duration) -> Said {
         .spawn()
         .unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
-    let (began, begun) = sync_channel(1);
+    let (opened, child_opened) = sync_channel(1);
     let listener = thread::Builder::new()
         .spawn(move || {
             let mut said = Said { began: false, done: 0, tried: 0 };
@@ -80,7 +80,7 @@ fn run_and_kill(folder: &Path, seed: u64, after: Duration) -> Said {
                     Some(("try", step)) => said.tried = step.parse().unwrap(),
                     _ if line == "open" => {
                         said.began = true;
-                        let _ = began.send(());
+                        let _ = opened.send(());
                     }
                     _ => {}
                 }
@@ -89,7 +89,7 @@ fn run_and_kill(folder: &Path, seed: u64, after: Duration) -> Said {
         })
         .unwrap();
     // A child that dies at once ends its output, and the wait with it.
-    let _ = begun.recv_timeout(Duration::from_secs(60));
+    let _ = child_opened.recv_timeout(Duration::from_secs(60));
     thread::sleep(after);
     child.kill().unwrap();
     let status = child.wait().unwrap();

@@ -4,7 +4,9 @@
 //! sync from a write. Here a camera stands in the writer: right after a sync has
 //! returned, before anyone hears of it and before anything else is written, it
 //! copies the folder. As one thread writes, that copy is exactly what a machine
-//! without power would have: all that was synced, nothing later.
+//! without power would have: all that was synced, nothing later. (That the sync
+//! is a sync is not seen here, since a copy reads the kernel's memory; the
+//! database's own count in `behaviour` shows it.)
 //!
 //! Then worse: between one sync and the next, the disk may write any of the new
 //! sectors in any order. So the test also builds folders that mix two consecutive
@@ -52,7 +54,7 @@ fn listing(folder: &Path) -> BTreeSet<(PathBuf, u64)> {
         .collect()
 }
 
-/// RocksDB's background threads do not stop for a picture: takes another one if
+/// The database's background threads do not stop for a picture: takes another one if
 /// files came, went or grew meanwhile.
 fn copy_when_still(from: &Path, to: &Path) {
     loop {
@@ -76,7 +78,7 @@ fn names(folder: &Path) -> BTreeSet<std::ffi::OsString> {
     listing(folder).iter().map(|(file, _)| file.file_name().unwrap().to_owned()).collect()
 }
 
-/// A folder as it may be if power went between two pictures; `None` if RocksDB
+/// A folder as it may be if power went between two pictures; `None` if the database
 /// changed more than its log files between them.
 fn torn(older: &Path, newer: &Path, to: &Path, dice: &mut Dice) -> Option<()> {
     if names(older) != names(newer) {

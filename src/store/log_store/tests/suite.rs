@@ -59,7 +59,6 @@ impl RaftStateMachine<TypeConfig> for MemoryMachine {
         let meta = SnapshotMetaOf::<TypeConfig> {
             last_log_id: self.applied,
             last_membership: self.membership.clone(),
-            ..Default::default()
         };
         MemoryBuilder { meta, snapshot: Arc::clone(&self.snapshot) }
     }
