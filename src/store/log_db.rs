@@ -6,6 +6,8 @@
 //! nothing but the purged log id: entries up to it do not count any more
 //! wherever they still are, and [`LogDb::drop_files`] gives their space back.
 
+use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -74,11 +76,26 @@ fn index_of(key: &[u8]) -> Result<u64, StorageError> {
     Ok(u64::from_be_bytes(key))
 }
 
+/// Creates the folder if need be, durably: a synced file in a folder that is
+/// gone after a power loss is no file.
+fn create_folder(dir: &Path) -> Result<(), StorageError> {
+    let missing = dir.ancestors().take_while(|folder| !folder.exists()).collect::<Vec<_>>();
+    std::fs::create_dir_all(dir).map_err(|error| StorageError::file("creating", dir, &error))?;
+    for folder in missing {
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(|error| StorageError::file("syncing", parent, &error))?;
+    }
+    Ok(())
+}
+
 impl LogDb {
     /// Opens or creates the database in `dir`. All that it then holds is durable:
     /// recovery writes what it finds in the write-ahead log into synced files.
     pub(super) fn open(dir: &Path, write_buffer_bytes: usize) -> Result<Self, StorageError> {
-        std::fs::create_dir_all(dir).map_err(|error| StorageError::file("creating", dir, &error))?;
+        create_folder(dir)?;
         let families = [
             ColumnFamilyDescriptor::new(LOGS, logs_options(write_buffer_bytes)),
             ColumnFamilyDescriptor::new(META, meta_options()),
@@ -224,12 +241,11 @@ impl LogBatch {
         self.scratch.len()
     }
 
-    /// Removes the entries of `from..to`.
-    pub(super) fn truncate(&mut self, db: &LogDb, from: u64, to: u64) {
-        if from == to {
-            return;
+    /// Removes the entries of `range`.
+    pub(super) fn truncate(&mut self, db: &LogDb, range: Range<u64>) {
+        if !range.is_empty() {
+            self.writes.delete_range_cf(db.family(LOGS), range.start.to_be_bytes(), range.end.to_be_bytes());
         }
-        self.writes.delete_range_cf(db.family(LOGS), from.to_be_bytes(), to.to_be_bytes());
     }
 
     pub(super) fn vote(&mut self, db: &LogDb, vote: &Vote) {

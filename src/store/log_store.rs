@@ -12,9 +12,10 @@
 //! - Indexes are consecutive: a hole is refused when written and when found.
 //! - After the first failed write nothing is confirmed, and nothing is read.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -263,7 +264,8 @@ pub struct RocksLogStore {
 }
 
 impl RocksLogStore {
-    /// Opens the log in the folder `dir`, which is created if need be.
+    /// Opens the log in the folder `dir`, which is created if need be. Waits for
+    /// the disk: not for an asynchronous task.
     ///
     /// # Errors
     /// If the folder cannot be used or what it holds is not a whole log.
@@ -381,9 +383,9 @@ impl RocksLogStore {
         let (done, synced) = oneshot::channel();
         let mut gone = None;
         self.enqueue(|tail| {
-            let (from, to, cached) = tail.truncate(last)?;
+            let (range, cached) = tail.truncate(last)?;
             gone = Some(cached);
-            Ok(Op::Truncate { from, to, done })
+            Ok(Op::Truncate { range, done })
         })
         .await?;
         drop(gone);
@@ -427,8 +429,9 @@ impl Tail {
         Ok(())
     }
 
-    /// Removes what is after `last` and returns the range of indexes.
-    fn truncate(&mut self, last: Option<LogId>) -> Result<(u64, u64, impl Sized + use<>), StorageError> {
+    /// Removes what is after `last` and returns the range of indexes, with what
+    /// the cache held of it.
+    fn truncate(&mut self, last: Option<LogId>) -> Result<(Range<u64>, VecDeque<Cached>), StorageError> {
         // Raft never does this; doing it would lose what a majority relies on.
         if let Some(committed) = self.committed
             && last.is_none_or(|last| last.index() < committed.index())
@@ -439,18 +442,18 @@ impl Tail {
         let end = self.last.map_or(0, |last| last.index() + 1);
         let start = if self.is_empty() { end } else { self.first };
         let from = last.map_or(0, |last| last.index() + 1).clamp(start, end);
-        if from < end {
-            self.last = if from == start { self.purged } else { last };
-            self.removals += 1;
+        if from == end {
+            return Ok((end..end, VecDeque::new()));
         }
-        let gone = (from < end).then(|| self.cache.truncate(from));
-        Ok((from, end, gone))
+        self.last = if from == start { self.purged } else { last };
+        self.removals += 1;
+        Ok((from..end, self.cache.truncate(from)))
     }
 
     /// Takes what is up to `upto` out of the log, or what was purged already if
     /// that is more. Says up to where, and whether the log ends there by the
-    /// purge alone.
-    fn purge(&mut self, upto: LogId) -> (LogId, bool, impl Sized + use<>) {
+    /// purge alone; with what the cache held of it.
+    fn purge(&mut self, upto: LogId) -> (LogId, bool, VecDeque<Cached>) {
         let upto = self.purged.filter(|purged| purged.index() >= upto.index()).unwrap_or(upto);
         let past_end = self.last != Some(upto) && self.last.is_none_or(|last| last.index() <= upto.index());
         if past_end {

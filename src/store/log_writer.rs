@@ -7,6 +7,7 @@
 //! and so does everyone who comes later.
 
 use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -39,8 +40,8 @@ pub(super) enum Op {
     },
     /// Replaces the vote.
     Vote { vote: Vote, done: Done },
-    /// Removes the entries of `from..to`.
-    Truncate { from: u64, to: u64, done: Done },
+    /// Removes the entries of `range`, which may be empty.
+    Truncate { range: Range<u64>, done: Done },
     /// Makes the entries up to `upto` count no more. If that is past the end,
     /// the purged log id is all the log has, and is synced like an entry.
     Purge { upto: LogId, past_end: bool },
@@ -234,8 +235,8 @@ impl<P: Probe> Writer<P> {
                 outcome.sync = true;
                 outcome.waiters.push(Waiter::Done(done));
             }
-            Op::Truncate { from, to, done } => {
-                batch.truncate(db, from, to);
+            Op::Truncate { range, done } => {
+                batch.truncate(db, range);
                 outcome.sync = true;
                 outcome.waiters.push(Waiter::Done(done));
             }
