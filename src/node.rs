@@ -98,7 +98,6 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     let engine = EngineOptions {
         block_cache_bytes: config.block_cache_bytes,
         write_buffer_bytes: config.write_buffer_bytes,
-        ..EngineOptions::default()
     };
     let store = StateMachineStore::open(&data, &engine, log.durable())?;
 
@@ -109,7 +108,8 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     };
     let transport =
         Transport::new(Arc::clone(&data), secret.as_deref(), encoding).map_err(StartError::Config)?;
-    let pace = Pace { bytes_per_second: config.snapshot_rate_bytes_per_second.map_or(0, |rate| rate.get()) };
+    let pace =
+        Pace { bytes_per_second: config.snapshot_rate_bytes_per_second.map_or(0, std::num::NonZero::get) };
     let network = Network::new(transport.clone(), pace);
     let raft_config = Arc::new(raft_config(config)?);
     let raft = runtime

@@ -57,7 +57,7 @@ where
     };
     let opening = transport.open(Purpose::Append, target, &addr, "/append", content_type, body);
     let response = match tokio::time::timeout(STALL, opening).await {
-        Ok(response) => response.map_err(to_rpc_error)?,
+        Ok(response) => response.map_err(|error| to_rpc_error(&error))?,
         Err(_) => return Err(timed_out(&transport, target)),
     };
     let answers = Answers {
@@ -88,7 +88,7 @@ impl Answers {
             return None;
         }
         loop {
-            match self.decoder.next::<StreamAppendResult<TypeConfig>>() {
+            match self.decoder.next_frame::<StreamAppendResult<TypeConfig>>() {
                 Ok(Some(answer)) => {
                     self.received += 1;
                     return Some((Ok(answer), self));
@@ -140,12 +140,12 @@ fn timed_out(transport: &Transport, target: NodeId) -> RPCError<TypeConfig> {
 }
 
 /// Tells Openraft whether to back off before it tries again.
-pub fn to_rpc_error(error: CallError) -> RPCError<TypeConfig> {
-    match &error {
+pub fn to_rpc_error(error: &CallError) -> RPCError<TypeConfig> {
+    match error {
         // Nobody there, or somebody who will refuse again: back off.
         CallError::Unreachable { .. } | CallError::Refused { .. } => {
-            RPCError::Unreachable(Unreachable::new(&error))
+            RPCError::Unreachable(Unreachable::new(error))
         }
-        CallError::Broken { .. } | CallError::Timeout { .. } => RPCError::Network(NetworkError::new(&error)),
+        CallError::Broken { .. } | CallError::Timeout { .. } => RPCError::Network(NetworkError::new(error)),
     }
 }

@@ -67,7 +67,7 @@ impl Peer {
                     }),
                     other @ (CallError::Unreachable { .. }
                     | CallError::Broken { .. }
-                    | CallError::Refused { .. }) => to_rpc_error(other),
+                    | CallError::Refused { .. }) => to_rpc_error(&other),
                 },
             )?;
         A::decode(encoding, answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))

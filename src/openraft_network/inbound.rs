@@ -257,7 +257,7 @@ fn next_request(
     context: &mut Context<'_>,
 ) -> Poll<Option<AppendEntriesRequest<TypeConfig>>> {
     loop {
-        match decoder.next() {
+        match decoder.next_frame() {
             Ok(Some(request)) => return Poll::Ready(Some(request)),
             Ok(None) => {}
             Err(error) => {

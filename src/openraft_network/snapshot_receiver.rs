@@ -74,7 +74,7 @@ pub fn receive(
     let mut decoder = FrameDecoder::new(encoding);
     let mut next_frame = || -> Result<SnapshotFrame, ReceiveError> {
         loop {
-            if let Some(frame) = decoder.next()? {
+            if let Some(frame) = decoder.next_frame()? {
                 return Ok(frame);
             }
             match pieces.blocking_recv() {

@@ -76,7 +76,7 @@ pub async fn send(
     };
     let exchange = async {
         let opening = transport.open(Purpose::Snapshot, target, addr, "/snapshot", content_type, body);
-        let response = opening.await.map_err(to_rpc_error)?;
+        let response = opening.await.map_err(|error| to_rpc_error(&error))?;
         let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
             .collect()
             .await

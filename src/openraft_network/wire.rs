@@ -417,7 +417,7 @@ impl FrameDecoder {
     /// # Errors
     /// When the frame is too large or doesn't decode; the stream is then of no
     /// more use.
-    pub fn next<M: Message>(&mut self) -> Result<Option<M>, WireError> {
+    pub fn next_frame<M: Message>(&mut self) -> Result<Option<M>, WireError> {
         match self.encoding {
             Encoding::Binary => {
                 let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };

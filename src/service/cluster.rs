@@ -293,7 +293,7 @@ impl Service {
         match request {
             ManageRequest::AddLearner { id, addr } => self.add_learner_here(id, addr).await?,
             ManageRequest::ChangeMembership { voters, force } => {
-                self.change_voters_here(voters, force).await?
+                self.change_voters_here(voters, force).await?;
             }
             ManageRequest::Promote { id } => self.promote_here(id).await?,
             ManageRequest::RemoveMember { id, force } => self.remove_here(id, force).await?,

@@ -114,15 +114,15 @@ impl Service {
         loop {
             view.borrow_and_update();
             let has_leader = self.inner.view.borrow().leader.is_some();
-            let reason = if !has_leader {
-                self.why_no_leader()
-            } else {
+            let reason = if has_leader {
                 match attempt().await {
                     Ok(value) => return Ok(value),
                     Err(ForwardError::Unknown(reason)) => return Err(Error::Unknown { reason }),
                     Err(ForwardError::NotLeader { .. }) => "the leader is changing".to_owned(),
                     Err(ForwardError::Unavailable(reason)) => reason,
                 }
+            } else {
+                self.why_no_leader()
             };
             let now = Instant::now();
             if now >= deadline {

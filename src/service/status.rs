@@ -237,7 +237,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::Unavailable`] with the reason when it does not.
-    pub async fn ready(&self) -> Result<(), Error> {
+    pub fn ready(&self) -> Result<(), Error> {
         let not_ready = |reason: String| Error::Unavailable { reason, retry_after: Duration::from_secs(1) };
         let metrics = self.metrics();
         if metrics.current_leader.is_none() {

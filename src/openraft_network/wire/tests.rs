@@ -84,7 +84,7 @@ proptest! {
             let mut seen = Vec::new();
             for piece in whole.chunks(cut) {
                 decoder.push(piece);
-                while let Some(answer) = decoder.next::<StreamAppendResult<TypeConfig>>().unwrap() {
+                while let Some(answer) = decoder.next_frame::<StreamAppendResult<TypeConfig>>().unwrap() {
                     seen.push(answer.unwrap());
                 }
             }
@@ -109,7 +109,7 @@ proptest! {
             let _ = SnapshotFrame::decode(encoding, input.clone().into());
             let mut decoder = FrameDecoder::new(encoding);
             decoder.push(&input);
-            while let Ok(Some(_)) = decoder.next::<SnapshotFrame>() {}
+            while let Ok(Some(_)) = decoder.next_frame::<SnapshotFrame>() {}
         }
     }
 }
@@ -118,5 +118,5 @@ proptest! {
 fn a_frame_beyond_the_limit_is_refused_before_it_is_buffered() {
     let mut decoder = FrameDecoder::new(Encoding::Binary);
     decoder.push(&u32::MAX.to_le_bytes());
-    assert!(matches!(decoder.next::<SnapshotFrame>(), Err(WireError::FrameTooLarge(_))));
+    assert!(matches!(decoder.next_frame::<SnapshotFrame>(), Err(WireError::FrameTooLarge(_))));
 }
