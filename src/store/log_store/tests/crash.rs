@@ -157,7 +157,7 @@ async fn child_of_the_failure_test() {
     syncs.send(Err(StorageError::Database { action: "syncing", reason })).unwrap();
     let store = open_with(Path::new(&folder), probe, exit_on_failure());
     drop(append(&store, entries(1, 0..1)).await);
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[test]
