@@ -30,7 +30,7 @@ use super::log_cache::{Cached, TailCache};
 use super::log_codec::{Entry, LogId, Vote, entry_size};
 use super::log_db::{Found, LogDb};
 use super::log_metrics::{Counters, LogMetrics};
-use super::log_writer::{self, NoProbe, Op, Probe, Request};
+use super::log_writer::{NoProbe, Op, Probe, Request, WriterThread};
 use crate::TypeConfig;
 use crate::error::StorageError;
 
@@ -48,12 +48,21 @@ const ROOM_UNIT: usize = 1024;
 /// node that cannot write its log must not take part.
 pub type FatalHook = Arc<dyn Fn(&StorageError) + Send + Sync>;
 
-/// The hook of production: says what happened and exits with code 1.
+/// The hook of production: says what happened and ends the process with code 1,
+/// at once.
 pub fn exit_on_failure() -> FatalHook {
     Arc::new(|error| {
         tracing::error!(%error, "the Raft log cannot be written; the node stops, because going on could lose acknowledged writes");
-        std::process::exit(1);
+        exit_at_once();
     })
+}
+
+#[expect(unsafe_code, reason = "the standard library's exit runs the destructors of C++ statics first")]
+fn exit_at_once() -> ! {
+    // Those destructors would race with the database's threads, which still run,
+    // and could hang or abort a process that must be gone with its exit code.
+    // SAFETY: `_exit` has no preconditions and does not return.
+    unsafe { libc::_exit(1) }
 }
 
 /// Sizes of the log store.
@@ -253,14 +262,16 @@ impl Shared {
 
 /// The Raft log: a handle, cheap to clone, to the store behind it.
 ///
-/// The store closes when [`Self::close`] is called or the last handle goes.
+/// The store closes when [`Self::close`] is called, or when the last handle goes,
+/// which waits for what is still to be written. Readers left over then keep the
+/// database open, but it is complete.
 #[derive(Clone)]
 pub struct RocksLogStore {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
-    /// Fails to change once the writer has ended.
-    ended: watch::Receiver<()>,
+    /// After the queue, so that the last handle lets the thread end and waits.
+    thread: Arc<WriterThread>,
 }
 
 impl RocksLogStore {
@@ -303,8 +314,8 @@ impl RocksLogStore {
             options,
         });
         let (queue, requests) = mpsc::channel(QUEUE_LENGTH);
-        let ended = log_writer::start(Arc::clone(&shared), requests, probe)?;
-        Ok(Self { shared, queue, room, ended })
+        let thread = WriterThread::start(Arc::clone(&shared), requests, probe)?;
+        Ok(Self { shared, queue, room, thread: Arc::new(thread) })
     }
 
     /// The last log id that is on disk; it goes back when entries are truncated.
@@ -330,8 +341,7 @@ impl RocksLogStore {
         self.shared.closed.store(true, Ordering::Release);
         // An error says that the writer has ended, or is about to.
         let _ = self.enqueue(|_| Ok(Op::Close)).await;
-        let mut ended = self.ended.clone();
-        while ended.changed().await.is_ok() {}
+        self.thread.ended().await;
         self.shared.check_poison()
     }
 

@@ -78,25 +78,51 @@ pub(super) struct NoProbe;
 
 impl Probe for NoProbe {}
 
-/// Starts the thread. What is returned fails to change once the thread has ended.
-pub(super) fn start<P: Probe>(
-    shared: Arc<Shared>,
-    queue: mpsc::Receiver<Request>,
-    probe: P,
-) -> Result<watch::Receiver<()>, StorageError> {
-    let (running, ended) = watch::channel(());
-    // Here and not in the thread, which may begin after the first requests.
-    let writer = Writer::new(Arc::clone(&shared), probe);
-    thread::Builder::new()
-        .name("kvorum-log".to_owned())
-        .spawn(move || {
-            let guard = PanicIsFatal(Arc::clone(&shared));
-            writer.run(queue);
-            drop(guard);
-            drop(running);
-        })
-        .map_err(|error| StorageError::file("starting the thread", "kvorum-log", &error))?;
-    Ok(ended)
+/// The running thread; dropping this waits until it has ended. That takes the
+/// last sender of its queue to go first, or a request to close.
+pub(super) struct WriterThread {
+    handle: Option<thread::JoinHandle<()>>,
+    /// Fails to change once the thread has ended.
+    ended: watch::Receiver<()>,
+}
+
+impl WriterThread {
+    pub(super) fn start<P: Probe>(
+        shared: Arc<Shared>,
+        queue: mpsc::Receiver<Request>,
+        probe: P,
+    ) -> Result<Self, StorageError> {
+        let (running, ended) = watch::channel(());
+        // Here and not in the thread, which may begin after the first requests.
+        let writer = Writer::new(Arc::clone(&shared), probe);
+        let handle = thread::Builder::new()
+            .name("kvorum-log".to_owned())
+            .spawn(move || {
+                let guard = PanicIsFatal(shared);
+                writer.run(queue);
+                drop(guard);
+                drop(running);
+            })
+            .map_err(|error| StorageError::file("starting the thread", "kvorum-log", &error))?;
+        Ok(Self { handle: Some(handle), ended })
+    }
+
+    /// Waits until the thread has ended.
+    pub(super) async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+}
+
+impl Drop for WriterThread {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.take()
+            && handle.thread().id() != thread::current().id()
+        {
+            // A panic was reported when it happened.
+            let _ = handle.join();
+        }
+    }
 }
 
 /// A writer that panicked would leave everyone waiting for ever.

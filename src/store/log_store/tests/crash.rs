@@ -147,3 +147,28 @@ async fn killed_at_any_moment_the_log_is_what_it_was_after_some_step_not_before_
     }
     println!("{rounds} rounds, {total} confirmed steps");
 }
+
+/// The child of the next test; does nothing when run as a test.
+#[tokio::test]
+async fn child_of_the_failure_test() {
+    let Ok(folder) = std::env::var(FOLDER) else { return };
+    let (probe, syncs) = stepper();
+    let reason = "the disk is gone".to_owned();
+    syncs.send(Err(StorageError::Database { action: "syncing", reason })).unwrap();
+    let store = open_with(Path::new(&folder), probe, exit_on_failure());
+    drop(append(&store, entries(1, 0..1)).await);
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn a_failed_sync_ends_the_process_with_code_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::log_store::tests::crash::child_of_the_failure_test"])
+        .env(FOLDER, dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+}
