@@ -1,11 +1,10 @@
 //! The `kvorum` binary: flags → configuration → telemetry → start → wait.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser};
 use kvorum::config::{Config, ServeArgs};
-use kvorum::error::StorageError;
+use kvorum::store::exit_on_failure;
 use kvorum::{Node, start_node, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -71,22 +70,13 @@ fn serve(args: ServeArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error),
     };
-    match start_node(&config, Arc::new(stop_at_once)) {
+    match start_node(&config, exit_on_failure()) {
         Ok(node) => runtime.block_on(wait_and_stop(node, &config)),
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::from(FAILED)
         }
     }
-}
-
-/// Ends the process when the log can't be written: going on could acknowledge
-/// what is not on disk, and trying again after a failed sync proves nothing.
-fn stop_at_once(error: &StorageError) {
-    tracing::error!(
-        "the log can't be written, so this node stops: {error}; check the disk, then start the node again"
-    );
-    std::process::exit(i32::from(FAILED));
 }
 
 async fn wait_and_stop(mut node: Node, config: &Config) -> ExitCode {

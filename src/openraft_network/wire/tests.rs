@@ -1,3 +1,5 @@
+//! Round trips of every peer message, and of streams cut anywhere.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
