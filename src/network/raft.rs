@@ -110,7 +110,7 @@ fn refused(refusal: &Refusal) -> HttpResponse {
         Refusal::Unauthorized => Error::Unauthorized(message),
         Refusal::WrongNode { .. } => Error::Conflict { code: "wrong_node", message },
         Refusal::WrongCluster(_) => Error::Conflict { code: "wrong_cluster", message },
-        Refusal::Malformed(_) | Refusal::Snapshot(_) => Error::Invalid(message),
+        Refusal::Malformed(_) | Refusal::Implausible(_) | Refusal::Snapshot(_) => Error::Invalid(message),
         Refusal::Stopped(_) => {
             Error::Unavailable { reason: message, retry_after: std::time::Duration::from_secs(1) }
         }

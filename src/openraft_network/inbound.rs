@@ -19,6 +19,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::plausible::{Implausible, check_append, check_snapshot, check_transfer, check_vote};
 use super::snapshot_receiver::{ReceiveError, Received, receive};
 use super::wire::{Encoding, FrameDecoder, Message, WireError, encode_frame};
 use crate::store::StateMachineStore;
@@ -48,6 +49,9 @@ pub enum Refusal {
     /// The message can't be understood.
     #[error(transparent)]
     Malformed(#[from] WireError),
+    /// No correct peer sends this.
+    #[error(transparent)]
+    Implausible(#[from] Implausible),
     /// A snapshot could not be taken over.
     #[error(transparent)]
     Snapshot(#[from] ReceiveError),
@@ -148,6 +152,7 @@ impl Inbound {
     /// When it can't be understood or the node is stopping.
     pub async fn append(&self, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
         let request = AppendEntriesRequest::decode(encoding, body)?;
+        check_append(&request)?;
         Ok(self.inner.raft.append_entries(request).await.map_err(stopped)?.encode(encoding))
     }
 
@@ -190,6 +195,7 @@ impl Inbound {
     /// When it can't be understood or the node is stopping.
     pub async fn vote(&self, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
         let request = VoteRequest::decode(encoding, body)?;
+        check_vote(&request)?;
         Ok(self.inner.raft.vote(request).await.map_err(stopped)?.encode(encoding))
     }
 
@@ -199,6 +205,7 @@ impl Inbound {
     /// When it can't be understood or the node is stopping.
     pub async fn pre_vote(&self, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
         let request = VoteRequest::decode(encoding, body)?;
+        check_vote(&request)?;
         Ok(self.inner.raft.pre_vote(request).await.map_err(stopped)?.encode(encoding))
     }
 
@@ -208,6 +215,7 @@ impl Inbound {
     /// When it can't be understood or the node is stopping.
     pub async fn transfer_leader(&self, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
         let request = TransferLeaderRequest::decode(encoding, body)?;
+        check_transfer(&request)?;
         Ok(self.inner.raft.handle_transfer_leader(request).await.map_err(stopped)?.encode(encoding))
     }
 
@@ -239,6 +247,22 @@ impl Inbound {
         }
         let Received { vote, meta, dir } =
             receiving.await.map_err(|error| Refusal::Stopped(error.to_string()))??;
+        // Raft would stop the node over a snapshot that can't be installed.
+        let committed = self.inner.raft.metrics().borrow_watched().local_committed;
+        check_snapshot(&vote, &meta, committed)?;
+        let (store, announced_meta) = (self.inner.store.clone(), meta.clone());
+        let (dir, is_as_announced) = self
+            .inner
+            .runtime
+            .spawn_blocking(move || {
+                let is_as_announced = store.holds(&dir, &announced_meta);
+                (dir, is_as_announced)
+            })
+            .await
+            .map_err(|error| Refusal::Stopped(error.to_string()))?;
+        if !is_as_announced {
+            return Err(Implausible::NotAsAnnounced.into());
+        }
         let snapshot = Snapshot { meta, snapshot: dir };
         let answer = self
             .inner
@@ -258,7 +282,13 @@ fn next_request(
 ) -> Poll<Option<AppendEntriesRequest<TypeConfig>>> {
     loop {
         match decoder.next_frame() {
-            Ok(Some(request)) => return Poll::Ready(Some(request)),
+            Ok(Some(request)) => match check_append(&request) {
+                Ok(()) => return Poll::Ready(Some(request)),
+                Err(error) => {
+                    tracing::warn!(%error, "a peer's append stream is not valid; closing it");
+                    return Poll::Ready(None);
+                }
+            },
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "a peer's append stream is not valid; closing it");

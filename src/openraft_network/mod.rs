@@ -16,6 +16,7 @@ pub mod connection;
 pub mod factory;
 pub mod forward;
 pub mod inbound;
+pub mod plausible;
 pub mod snapshot_receiver;
 pub mod snapshot_sender;
 pub mod transport;

@@ -282,6 +282,17 @@ impl StateMachineStore {
         &self.shared.snapshots
     }
 
+    /// Whether the files in `dir` make a readable state that covers exactly `meta`.
+    pub fn holds(&self, dir: &SnapshotDir, meta: &SnapshotMeta) -> bool {
+        match dir.applied(&self.shared.options) {
+            Ok(applied) => applied.into_meta() == *meta,
+            Err(error) => {
+                tracing::warn!(%error, "a snapshot from a peer can't be read");
+                false
+            }
+        }
+    }
+
     /// A name for an incoming snapshot that is unique within this run.
     pub fn next_snapshot_name(&self) -> String {
         let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
