@@ -4,7 +4,7 @@
 //! service, listeners), stopping from the listeners inwards, so that nothing is
 //! reachable before what it needs is there or after it is gone.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use crate::store::{FatalHook, LogOptions, RocksLogStore, StateMachineStore};
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Entries in one append; the log store's byte limit cuts earlier.
 const MAX_PAYLOAD_ENTRIES: u64 = 2_048;
+/// How often it is checked that Raft still runs.
+const FAILURE_CHECK: Duration = Duration::from_millis(200);
 /// How often a leader that lost its majority looks for it again.
 const QUORUM_LOSS_PROBE: Duration = Duration::from_millis(1_200);
 
@@ -163,14 +165,15 @@ impl Node {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn failed(&mut self) -> String {
-        let mut metrics = self.raft.metrics();
+        let metrics = self.raft.metrics();
         let raft = async {
+            // Looked at now and then: the metrics change with every entry, and
+            // waking up for each of them would cost more than it tells.
+            let mut look = tokio::time::interval(FAILURE_CHECK);
             loop {
+                look.tick().await;
                 if let Err(fatal) = &metrics.borrow_watched().running_state {
                     return format!("Raft stopped: {fatal}");
-                }
-                if metrics.changed().await.is_err() {
-                    return "Raft stopped".to_owned();
                 }
             }
         };
@@ -238,9 +241,9 @@ impl Drop for OwnedRuntime {
 
 fn listen(addr: &str) -> Result<TcpListener, StartError> {
     let failed = |error| StartError::Listen { addr: addr.to_owned(), error };
-    let listener = TcpListener::bind(addr).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+    let mut resolved = addr.to_socket_addrs().map_err(failed)?;
+    let first = resolved.next().ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
+    network::bind(first).map_err(failed)
 }
 
 /// The address that peers are told: as configured, with the port that the system
