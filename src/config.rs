@@ -321,7 +321,7 @@ impl Config {
 impl Limits {
     fn validate(&self) -> Result<(), ConfigError> {
         within_size("max_key_bytes", self.max_key_bytes, 1..=64 << 10)?;
-        within_size("max_value_bytes", self.max_value_bytes, 1..=128 << 20)?;
+        within_size("max_value_bytes", self.max_value_bytes, 1..=32 << 20)?;
         within_size("max_request_bytes", self.max_request_bytes, 1..=256 << 20)?;
         let entry = self.max_key_bytes + self.max_value_bytes;
         if self.max_request_bytes < entry {

@@ -86,7 +86,7 @@ pub trait Backend: Clone + Send + 'static {
     fn prometheus(&self) -> String;
 
     /// Whether this node can serve; the error says why not.
-    fn ready(&self) -> Result<(), Error>;
+    fn ready(&self) -> impl Future<Output = Result<(), Error>>;
 
     /// Checks a bearer token, in constant time; anything passes if no secret is configured.
     fn authorize(&self, bearer: Option<&str>) -> Result<(), Error>;
@@ -174,7 +174,7 @@ impl Backend for Service {
         Self::prometheus(self)
     }
 
-    fn ready(&self) -> Result<(), Error> {
+    fn ready(&self) -> impl Future<Output = Result<(), Error>> {
         Self::ready(self)
     }
 

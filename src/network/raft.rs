@@ -16,7 +16,7 @@ use super::error::Failure;
 use crate::error::Error;
 use crate::openraft_network::Inbound;
 use crate::openraft_network::forward::{FORWARD, ForwardRequest, ManageRequest};
-use crate::openraft_network::inbound::{Headers, Refusal};
+use crate::openraft_network::inbound::{Headers, Refusal, Sender};
 use crate::openraft_network::wire::{
     BINARY, BINARY_STREAM, Encoding, HEADER_CLUSTER, HEADER_TO, JSON, JSON_STREAM, MAX_FRAME_BYTES,
 };
@@ -77,7 +77,7 @@ fn bearer(request: &HttpRequest) -> Option<&str> {
     request.headers().get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-fn admit(inbound: &Inbound, request: &HttpRequest) -> Result<(), Refusal> {
+fn admit(inbound: &Inbound, request: &HttpRequest) -> Result<Sender, Refusal> {
     inbound.admit(Headers {
         cluster: header(request, HEADER_CLUSTER),
         to: header(request, HEADER_TO),
@@ -108,6 +108,7 @@ fn refused(refusal: &Refusal) -> HttpResponse {
     let message = refusal.to_string();
     error_response(match refusal {
         Refusal::Unauthorized => Error::Unauthorized(message),
+        Refusal::Forgetful => Error::Conflict { code: "may_not_vote", message },
         Refusal::WrongNode { .. } => Error::Conflict { code: "wrong_node", message },
         Refusal::WrongCluster(_) => Error::Conflict { code: "wrong_cluster", message },
         Refusal::Malformed(_) | Refusal::Implausible(_) | Refusal::Snapshot(_) => Error::Invalid(message),
@@ -145,12 +146,13 @@ fn pump(mut payload: Payload) -> mpsc::Receiver<Bytes> {
 }
 
 async fn append(request: HttpRequest, payload: Payload, inbound: web::Data<Inbound>) -> HttpResponse {
-    if let Err(refusal) = admit(&inbound, &request) {
-        return refused(&refusal);
-    }
+    let sender = match admit(&inbound, &request) {
+        Ok(sender) => sender,
+        Err(refusal) => return refused(&refusal),
+    };
     let (encoding, is_stream) = encoding(&request);
     if is_stream {
-        let answers = inbound.append_stream(encoding, pump(payload));
+        let answers = inbound.append_stream(sender, encoding, pump(payload));
         let content_type = match encoding {
             Encoding::Binary => BINARY_STREAM,
             Encoding::Json => JSON_STREAM,
@@ -160,7 +162,7 @@ async fn append(request: HttpRequest, payload: Payload, inbound: web::Data<Inbou
             .streaming(ReceiverStream::new(answers).map(Ok::<_, std::convert::Infallible>));
     }
     match read_body(payload).await {
-        Ok(body) => answer(encoding, inbound.append(encoding, body).await),
+        Ok(body) => answer(encoding, inbound.append(sender, encoding, body).await),
         Err(response) => response,
     }
 }
@@ -169,12 +171,13 @@ async fn append(request: HttpRequest, payload: Payload, inbound: web::Data<Inbou
 macro_rules! unary {
     ($name:ident) => {
         async fn $name(request: HttpRequest, payload: Payload, inbound: web::Data<Inbound>) -> HttpResponse {
-            if let Err(refusal) = admit(&inbound, &request) {
-                return refused(&refusal);
-            }
+            let sender = match admit(&inbound, &request) {
+                Ok(sender) => sender,
+                Err(refusal) => return refused(&refusal),
+            };
             let (encoding, _) = encoding(&request);
             match read_body(payload).await {
-                Ok(body) => answer(encoding, inbound.$name(encoding, body).await),
+                Ok(body) => answer(encoding, inbound.$name(sender, encoding, body).await),
                 Err(response) => response,
             }
         }
@@ -186,11 +189,12 @@ unary!(pre_vote);
 unary!(transfer_leader);
 
 async fn snapshot(request: HttpRequest, payload: Payload, inbound: web::Data<Inbound>) -> HttpResponse {
-    if let Err(refusal) = admit(&inbound, &request) {
-        return refused(&refusal);
-    }
+    let sender = match admit(&inbound, &request) {
+        Ok(sender) => sender,
+        Err(refusal) => return refused(&refusal),
+    };
     let (encoding, _) = encoding(&request);
-    answer(encoding, inbound.snapshot(encoding, pump(payload)).await)
+    answer(encoding, inbound.snapshot(sender, encoding, pump(payload)).await)
 }
 
 async fn forward(
@@ -261,7 +265,7 @@ async fn peer_status(
     service: web::Data<Service>,
 ) -> HttpResponse {
     match admit(&inbound, &request) {
-        Ok(()) => HttpResponse::Ok().json(service.status()),
+        Ok(_) => HttpResponse::Ok().json(service.status()),
         Err(refusal) => refused(&refusal),
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn health<B: Backend>(call: Call<B>) -> Result<HttpResponse, Fa
     ))]
 pub(super) async fn ready<B: Backend>(call: Call<B>) -> Result<HttpResponse, Failure> {
     call.query(&[])?;
-    call.backend().ready()?;
+    call.backend().ready().await?;
     Ok(HttpResponse::Ok().json(StateAnswer { status: "ready" }))
 }
 

@@ -32,21 +32,28 @@ type Answer = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 
 /// Opens the exchange; the answers come as a stream that ends with the exchange.
 ///
+/// Takes the first request before it connects: Openraft waits inside the stream
+/// of requests when it backs off from a peer, so that connecting first would try
+/// a dead peer without any pause.
+///
 /// # Errors
 /// When the peer can't be reached or refuses.
 pub async fn open<S>(
     transport: Transport,
     target: NodeId,
     addr: String,
-    requests: S,
+    mut requests: S,
 ) -> Result<stream::BoxStream<'static, Answer>, RPCError<TypeConfig>>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
 {
+    let Some(first) = requests.next().await else {
+        return Ok(stream::empty().boxed());
+    };
     let encoding = transport.encoding();
     let sent = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&sent);
-    let frames = requests.map(move |request| {
+    let frames = stream::iter([first]).chain(requests).map(move |request| {
         counter.fetch_add(1, Ordering::Relaxed);
         Ok::<_, io::Error>(Frame::data(encode_frame(&request, encoding)))
     });

@@ -29,16 +29,19 @@ pub enum ForwardRequest {
 }
 
 /// Why the leader did not carry a forwarded call out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
     /// Certainly not carried out: the receiver does not lead.
+    #[error("the node that was asked does not lead")]
     NotLeader {
         /// Whom it knows as leader, with the peer address.
         leader: Option<(NodeId, String)>,
     },
     /// Certainly not carried out: no majority, or too busy.
+    #[error("{0}")]
     Unavailable(String),
     /// It may still be carried out.
+    #[error("{0}")]
     Unknown(String),
 }
 

@@ -43,6 +43,11 @@ pub enum Refusal {
         /// The node that was meant.
         meant: NodeId,
     },
+    /// The node may have forgotten what it confirmed, and so does not vote.
+    #[error(
+        "this node has an empty data folder or is still catching up, so it does not vote; if it was a voter before and lost its data, remove it and add it again with a new id"
+    )]
+    Forgetful,
     /// The message is from another cluster.
     #[error("{0}")]
     WrongCluster(DataDirError),
@@ -69,6 +74,12 @@ pub struct Headers<'a> {
     pub to: Option<&'a str>,
     /// The secret after `Authorization: Bearer`.
     pub bearer: Option<&'a str>,
+}
+
+/// Who sent a message, as far as they said so.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender {
+    cluster: Option<ClusterId>,
 }
 
 /// The receiving end of all messages from peers; clones share it.
@@ -106,14 +117,14 @@ impl Inbound {
         self.inner.closed.send_replace(true);
     }
 
-    /// Checks who speaks and whom they mean.
+    /// Checks who speaks and whom they mean, and tells the cluster they name.
     ///
     /// Kvorum's nodes always name both. The readable JSON form may come without,
     /// from a person or a tool: absent is then not a mismatch.
     ///
     /// # Errors
     /// When the secret, the node or the cluster is wrong.
-    pub fn admit(&self, headers: Headers<'_>) -> Result<(), Refusal> {
+    pub fn admit(&self, headers: Headers<'_>) -> Result<Sender, Refusal> {
         if *self.inner.closed.borrow() {
             return Err(Refusal::Stopped("it was told to".to_owned()));
         }
@@ -125,11 +136,50 @@ impl Inbound {
                 return Err(Refusal::WrongNode { mine, meant });
             }
         }
-        if let Some(cluster) = headers.cluster {
-            let cluster: ClusterId = cluster.parse().unwrap_or(ClusterId(0));
-            self.inner.data.join(cluster, true).map_err(Refusal::WrongCluster)?;
+        let cluster = headers.cluster.map(|cluster| cluster.parse().unwrap_or(ClusterId(0)));
+        if let (Some(other), Some(belonging)) = (cluster, self.inner.data.belonging())
+            && belonging.cluster_id != other
+        {
+            return Err(Refusal::WrongCluster(DataDirError::OtherCluster {
+                mine: belonging.cluster_id,
+                other,
+            }));
         }
-        Ok(())
+        Ok(Sender { cluster })
+    }
+
+    /// Makes this node a member of the cluster of a leader that called it.
+    fn adopt(&self, sender: Sender, vote: &Vote) -> Result<(), Refusal> {
+        match sender.cluster {
+            Some(cluster) if self.inner.data.belonging().is_none() => {
+                self.inner.data.adopt(cluster, vote.leader_id().term).map_err(Refusal::WrongCluster)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Refuses to vote as long as this node may have forgotten what it confirmed.
+    ///
+    /// A voter whose folder was emptied would help to elect a leader that lacks
+    /// what it once had confirmed. A node with an empty folder therefore votes
+    /// only in a cluster that has no history either, and one that joined a
+    /// cluster with history only once it has applied an entry of the term in
+    /// which it joined: that leader was elected without it, and so had all that
+    /// was committed before.
+    fn may_vote(&self, sender: Sender, request: &VoteRequest<TypeConfig>) -> Result<(), Refusal> {
+        let has_history = request.last_log_id.is_some_and(|last| last.index > 0);
+        match self.inner.data.belonging() {
+            None if has_history => Err(Refusal::Forgetful),
+            None => match sender.cluster {
+                Some(cluster) => self.inner.data.adopt(cluster, 0).map_err(Refusal::WrongCluster),
+                None => Ok(()),
+            },
+            Some(belonging) => {
+                let applied = self.inner.store.applied_log_id();
+                let applied_term = applied.map_or(0, |applied| applied.committed_leader_id().term);
+                if applied_term >= belonging.joined_in_term { Ok(()) } else { Err(Refusal::Forgetful) }
+            }
+        }
     }
 
     /// Checks the secret alone, in constant time.
@@ -150,9 +200,10 @@ impl Inbound {
     ///
     /// # Errors
     /// When it can't be understood or the node is stopping.
-    pub async fn append(&self, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
+    pub async fn append(&self, sender: Sender, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
         let request = AppendEntriesRequest::decode(encoding, body)?;
         check_append(&request)?;
+        self.adopt(sender, &request.vote)?;
         Ok(self.inner.raft.append_entries(request).await.map_err(stopped)?.encode(encoding))
     }
 
@@ -162,15 +213,17 @@ impl Inbound {
     /// All of it runs on Raft's own runtime, whichever thread calls.
     pub fn append_stream(
         &self,
+        sender: Sender,
         encoding: Encoding,
         mut pieces: mpsc::Receiver<Bytes>,
     ) -> mpsc::Receiver<Bytes> {
         let (answers, receiver) = mpsc::channel(STREAM_WINDOW);
-        let raft = self.inner.raft.clone();
+        let (this, raft) = (self.clone(), self.inner.raft.clone());
         let mut closed = self.inner.closed.subscribe();
         self.inner.runtime.spawn(async move {
             let mut decoder = FrameDecoder::new(encoding);
-            let requests = poll_fn(move |context| next_request(&mut decoder, &mut pieces, context));
+            let requests =
+                poll_fn(move |context| this.next_request(sender, &mut decoder, &mut pieces, context));
             let mut results = std::pin::pin!(raft.stream_append(requests));
             loop {
                 // Without an answer the leader sees the exchange end and starts anew.
@@ -193,9 +246,10 @@ impl Inbound {
     ///
     /// # Errors
     /// When it can't be understood or the node is stopping.
-    pub async fn vote(&self, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
+    pub async fn vote(&self, sender: Sender, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
         let request = VoteRequest::decode(encoding, body)?;
         check_vote(&request)?;
+        self.may_vote(sender, &request)?;
         Ok(self.inner.raft.vote(request).await.map_err(stopped)?.encode(encoding))
     }
 
@@ -203,9 +257,10 @@ impl Inbound {
     ///
     /// # Errors
     /// When it can't be understood or the node is stopping.
-    pub async fn pre_vote(&self, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
+    pub async fn pre_vote(&self, sender: Sender, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
         let request = VoteRequest::decode(encoding, body)?;
         check_vote(&request)?;
+        self.may_vote(sender, &request)?;
         Ok(self.inner.raft.pre_vote(request).await.map_err(stopped)?.encode(encoding))
     }
 
@@ -213,7 +268,12 @@ impl Inbound {
     ///
     /// # Errors
     /// When it can't be understood or the node is stopping.
-    pub async fn transfer_leader(&self, encoding: Encoding, body: Bytes) -> Result<Bytes, Refusal> {
+    pub async fn transfer_leader(
+        &self,
+        _sender: Sender,
+        encoding: Encoding,
+        body: Bytes,
+    ) -> Result<Bytes, Refusal> {
         let request = TransferLeaderRequest::decode(encoding, body)?;
         check_transfer(&request)?;
         Ok(self.inner.raft.handle_transfer_leader(request).await.map_err(stopped)?.encode(encoding))
@@ -227,6 +287,7 @@ impl Inbound {
     /// When the stream is not valid, can't be written, or the node is stopping.
     pub async fn snapshot(
         &self,
+        sender: Sender,
         encoding: Encoding,
         pieces: mpsc::Receiver<Bytes>,
     ) -> Result<Bytes, Refusal> {
@@ -243,6 +304,7 @@ impl Inbound {
             if mine > announced.vote {
                 return Ok(SnapshotResponse::<TypeConfig>::new(mine).encode(encoding));
             }
+            self.adopt(sender, &announced.vote)?;
             let _ = go_on.send(());
         }
         let Received { vote, meta, dir } =
@@ -272,33 +334,42 @@ impl Inbound {
             .map_err(|error| Refusal::Stopped(error.to_string()))?;
         Ok(answer.encode(encoding))
     }
-}
 
-/// The next append of a stream, once all of its pieces are here.
-fn next_request(
-    decoder: &mut FrameDecoder,
-    pieces: &mut mpsc::Receiver<Bytes>,
-    context: &mut Context<'_>,
-) -> Poll<Option<AppendEntriesRequest<TypeConfig>>> {
-    loop {
-        match decoder.next_frame() {
-            Ok(Some(request)) => match check_append(&request) {
-                Ok(()) => return Poll::Ready(Some(request)),
+    /// The next append of a stream, once all of its pieces are here.
+    fn next_request(
+        &self,
+        sender: Sender,
+        decoder: &mut FrameDecoder,
+        pieces: &mut mpsc::Receiver<Bytes>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<AppendEntriesRequest<TypeConfig>>> {
+        loop {
+            match self.decode_append(sender, decoder) {
+                Ok(Some(request)) => return Poll::Ready(Some(request)),
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "a peer's append stream is not valid; closing it");
                     return Poll::Ready(None);
                 }
-            },
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(%error, "a peer's append stream is not valid; closing it");
-                return Poll::Ready(None);
+            }
+            match ready!(pieces.poll_recv(context)) {
+                Some(piece) => decoder.push(&piece),
+                None => return Poll::Ready(None),
             }
         }
-        match ready!(pieces.poll_recv(context)) {
-            Some(piece) => decoder.push(&piece),
-            None => return Poll::Ready(None),
+    }
+
+    fn decode_append(
+        &self,
+        sender: Sender,
+        decoder: &mut FrameDecoder,
+    ) -> Result<Option<AppendEntriesRequest<TypeConfig>>, Refusal> {
+        let request: Option<AppendEntriesRequest<TypeConfig>> = decoder.next_frame()?;
+        if let Some(request) = &request {
+            check_append(request)?;
+            self.adopt(sender, &request.vote)?;
         }
+        Ok(request)
     }
 }
 

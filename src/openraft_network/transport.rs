@@ -190,7 +190,7 @@ impl Transport {
         }
         let status = response.status();
         let message = match Limited::new(response.into_body(), 64 << 10).collect().await {
-            Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+            Ok(body) => words_of(&body.to_bytes()),
             Err(error) => error.to_string(),
         };
         Err(CallError::Refused { target, addr: addr.to_owned(), status, message })
@@ -241,6 +241,13 @@ impl Transport {
             .await
             .unwrap_or_else(|_| Err(CallError::Timeout { target, addr: addr.to_owned(), after: deadline }))
     }
+}
+
+/// The message inside a node's JSON error, or the text as it is.
+fn words_of(body: &[u8]) -> String {
+    let parsed = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let message = parsed.as_ref().and_then(|json| json.pointer("/error/message")?.as_str());
+    message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), ToOwned::to_owned)
 }
 
 /// The `Content-Type` of one message in `encoding`.

@@ -34,7 +34,8 @@ pub const BINARY_STREAM: &str = "application/vnd.kvorum.raft-stream";
 /// `Content-Type` of a stream of JSON messages, one a line.
 pub const JSON_STREAM: &str = "application/vnd.kvorum.raft-stream+json";
 /// The largest frame that is accepted, in bytes. An append holds at most a few
-/// MiB of entries unless a single one is larger, and none can be.
+/// MiB of entries unless a single one is larger, and the configuration allows no
+/// value of more than half of this.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 
 /// Header: the sender's cluster, 16 hexadecimal digits.
@@ -394,12 +395,14 @@ pub fn encode_frame<M: Message>(message: &M, encoding: Encoding) -> Bytes {
 pub struct FrameDecoder {
     encoding: Encoding,
     buffer: BytesMut,
+    /// How much of the buffer is known to hold no line's end.
+    searched: usize,
 }
 
 impl FrameDecoder {
     /// A decoder at the start of a stream.
     pub fn new(encoding: Encoding) -> Self {
-        Self { encoding, buffer: BytesMut::new() }
+        Self { encoding, buffer: BytesMut::new(), searched: 0 }
     }
 
     /// Adds what has arrived.
@@ -433,14 +436,17 @@ impl FrameDecoder {
                 M::decode(Encoding::Binary, self.buffer.split_to(length).freeze()).map(Some)
             }
             Encoding::Json => {
-                let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') else {
+                let unsearched = self.buffer.iter().skip(self.searched);
+                let Some(end) = unsearched.copied().position(|byte| byte == b'\n') else {
+                    self.searched = self.buffer.len();
                     return if self.buffer.len() > MAX_FRAME_BYTES {
                         Err(WireError::FrameTooLarge(self.buffer.len()))
                     } else {
                         Ok(None)
                     };
                 };
-                let line = self.buffer.split_to(end).freeze();
+                let line = self.buffer.split_to(self.searched + end).freeze();
+                self.searched = 0;
                 self.buffer.advance(1);
                 M::decode(Encoding::Json, line).map(Some)
             }

@@ -74,7 +74,7 @@ impl Service {
         };
         self.inner
             .data
-            .join(cluster_id, false)
+            .found(cluster_id)
             .map_err(|error| Error::Internal { node: mine, reason: error.to_string() })?;
         match self.inner.raft.initialize(members).await {
             Ok(()) => {}

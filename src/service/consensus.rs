@@ -30,7 +30,9 @@ impl Service {
         let counters = &self.inner.counters;
         RequestCounters::add(&counters.writes);
         let result = self.write_inner(&command).await;
-        if result.is_err() {
+        let met_no_condition =
+            matches!(result, Err(Error::ConditionFailed { .. } | Error::IdempotencyMismatch));
+        if result.is_err() && !met_no_condition {
             RequestCounters::add(&counters.writes_failed);
         }
         result
@@ -61,6 +63,13 @@ impl Service {
             Write::Put { key, value, .. } => (key, value.len()),
             Write::Delete { key } => (key, 0),
         };
+        if let Write::Put { lease, .. } = &command.write
+            && *lease != 0
+        {
+            return Err(Error::NotFound(format!(
+                "lease {lease} does not exist; this release grants no leases"
+            )));
+        }
         if key.is_empty() {
             return Err(Error::Invalid("the key is empty; it must have at least one byte".to_owned()));
         }
@@ -124,13 +133,14 @@ impl Service {
             } else {
                 self.why_no_leader()
             };
-            let now = Instant::now();
-            if now >= deadline {
+            // Nothing to gain from waiting once the view has changed.
+            let pause = Instant::now() + RETRY_PAUSE;
+            let _ = tokio::time::timeout_at(pause.min(deadline), view.changed()).await;
+            // An attempt that begins too late to be answered could only turn
+            // "not carried out" into "unknown".
+            if Instant::now() >= deadline {
                 return Err(Error::Unavailable { reason, retry_after: RETRY_AFTER });
             }
-            let pause = (now + RETRY_PAUSE).min(deadline);
-            // Nothing to gain from waiting once the view has changed.
-            let _ = tokio::time::timeout_at(pause, view.changed()).await;
         }
     }
 

@@ -22,6 +22,8 @@ use crate::{NodeId, TypeConfig};
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a snapshot that was asked for may take to be built.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a leader may take to confirm that it leads.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How far behind a node that is ready may be.
 const READY_LAG: u64 = 10_000;
 
@@ -233,18 +235,25 @@ impl Service {
         serde_json::from_slice(&answer).map_err(|error| error.to_string())
     }
 
-    /// Whether the node serves: it knows a leader and has nearly caught up.
+    /// Whether the node serves: a leader confirms with a majority that it leads,
+    /// and this node is a member that has nearly caught up with it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] with the reason when it does not.
-    pub fn ready(&self) -> Result<(), Error> {
+    pub async fn ready(&self) -> Result<(), Error> {
         let not_ready = |reason: String| Error::Unavailable { reason, retry_after: Duration::from_secs(1) };
-        let metrics = self.metrics();
-        if metrics.current_leader.is_none() {
-            return Err(not_ready(format!("node {} knows no leader", self.node_id())));
+        if self.view().membership.get_node(&self.node_id()).is_none() {
+            return Err(not_ready(format!("node {} is not a member of a cluster yet", self.node_id())));
         }
+        let confirmed = tokio::time::timeout(READY_TIMEOUT, self.inner.read_index.get()).await;
+        let committed = match confirmed {
+            Ok(Ok(index)) => index,
+            Ok(Err(error)) => return Err(not_ready(format!("no leader confirms that it leads: {error}"))),
+            Err(_) => {
+                return Err(not_ready(format!("no leader confirmed within {READY_TIMEOUT:?} that it leads")));
+            }
+        };
         let applied = self.inner.store.applied_index().load(Ordering::Acquire);
-        let committed = metrics.cluster_committed.max(metrics.local_committed).map_or(0, |it| it.index);
         if applied + READY_LAG < committed {
             return Err(not_ready(format!(
                 "node {} is catching up: it has applied log index {applied} of {committed}",

@@ -116,6 +116,10 @@ struct Identity {
     /// Whether the cluster id came from a peer rather than from this node's `init`.
     #[serde(default)]
     adopted: bool,
+    /// The term of the leader through which the cluster was joined; zero for a
+    /// founding member.
+    #[serde(default)]
+    joined_in_term: u64,
 }
 
 /// What the folder says of the cluster.
@@ -125,6 +129,10 @@ pub struct Belonging {
     pub cluster_id: ClusterId,
     /// Whether a peer gave the id, rather than this node's own `init`.
     pub adopted: bool,
+    /// The term of the leader through which the node joined; zero for a founding
+    /// member. Until it has applied an entry of that term or a later one, the
+    /// node may lack what it once confirmed and must not vote.
+    pub joined_in_term: u64,
 }
 
 /// An open, locked data folder.
@@ -151,7 +159,8 @@ impl DataDir {
         create_dir(root)?;
         let lock = lock(root)?;
         let identity = if is_new {
-            let identity = Identity { format: FORMAT, node_id, cluster_id: None, adopted: false };
+            let identity =
+                Identity { format: FORMAT, node_id, cluster_id: None, adopted: false, joined_in_term: 0 };
             write_identity(root, &identity)?;
             identity
         } else {
@@ -175,6 +184,7 @@ impl DataDir {
                     reason: format!("cluster id {text:?}: {error}"),
                 })?,
                 adopted: identity.adopted,
+                joined_in_term: identity.joined_in_term,
             }),
         };
         for folder in ["log", "state", "snapshots"] {
@@ -216,24 +226,39 @@ impl DataDir {
         *self.belonging.lock()
     }
 
-    /// Makes the node a member of `cluster_id` for good; durable when this returns.
+    /// Founds `cluster_id`: the node belongs to it for good. Durable when this
+    /// returns.
     ///
     /// # Errors
     /// [`DataDirError::OtherCluster`] when it belongs to another cluster.
-    pub fn join(&self, cluster_id: ClusterId, adopted: bool) -> Result<(), DataDirError> {
+    pub fn found(&self, cluster_id: ClusterId) -> Result<(), DataDirError> {
+        self.join(Belonging { cluster_id, adopted: false, joined_in_term: 0 })
+    }
+
+    /// Joins `cluster_id`, whose leader of `term` called (zero if the cluster has
+    /// no history yet). Durable when this returns.
+    ///
+    /// # Errors
+    /// [`DataDirError::OtherCluster`] when it belongs to another cluster.
+    pub fn adopt(&self, cluster_id: ClusterId, term: u64) -> Result<(), DataDirError> {
+        self.join(Belonging { cluster_id, adopted: true, joined_in_term: term })
+    }
+
+    fn join(&self, wanted: Belonging) -> Result<(), DataDirError> {
         let mut belonging = self.belonging.lock();
         match *belonging {
-            Some(mine) if mine.cluster_id == cluster_id => Ok(()),
-            Some(mine) => Err(DataDirError::OtherCluster { mine: mine.cluster_id, other: cluster_id }),
+            Some(mine) if mine.cluster_id == wanted.cluster_id => Ok(()),
+            Some(mine) => Err(DataDirError::OtherCluster { mine: mine.cluster_id, other: wanted.cluster_id }),
             None => {
                 let identity = Identity {
                     format: FORMAT,
                     node_id: self.node_id,
-                    cluster_id: Some(cluster_id.to_string()),
-                    adopted,
+                    cluster_id: Some(wanted.cluster_id.to_string()),
+                    adopted: wanted.adopted,
+                    joined_in_term: wanted.joined_in_term,
                 };
                 write_identity(&self.root, &identity)?;
-                *belonging = Some(Belonging { cluster_id, adopted });
+                *belonging = Some(wanted);
                 Ok(())
             }
         }
@@ -336,10 +361,11 @@ mod tests {
         let root = tmp.path().join("data");
         let dir = DataDir::open(&root, 7).unwrap();
         assert_eq!(dir.belonging(), None);
-        dir.join(ClusterId(0xabc), true).unwrap();
+        dir.adopt(ClusterId(0xabc), 3).unwrap();
         drop(dir);
         let dir = DataDir::open(&root, 7).unwrap();
-        assert_eq!(dir.belonging(), Some(Belonging { cluster_id: ClusterId(0xabc), adopted: true }));
+        let joined = Belonging { cluster_id: ClusterId(0xabc), adopted: true, joined_in_term: 3 };
+        assert_eq!(dir.belonging(), Some(joined));
     }
 
     #[test]
@@ -361,10 +387,11 @@ mod tests {
     fn another_cluster_is_refused() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = DataDir::open(tmp.path(), 1).unwrap();
-        dir.join(ClusterId(1), false).unwrap();
-        dir.join(ClusterId(1), true).unwrap();
-        assert!(matches!(dir.join(ClusterId(2), true), Err(DataDirError::OtherCluster { .. })));
-        assert_eq!(dir.belonging(), Some(Belonging { cluster_id: ClusterId(1), adopted: false }));
+        dir.found(ClusterId(1)).unwrap();
+        dir.adopt(ClusterId(1), 7).unwrap();
+        assert!(matches!(dir.adopt(ClusterId(2), 7), Err(DataDirError::OtherCluster { .. })));
+        let founded = Belonging { cluster_id: ClusterId(1), adopted: false, joined_in_term: 0 };
+        assert_eq!(dir.belonging(), Some(founded));
     }
 
     #[test]

@@ -284,7 +284,7 @@ impl Backend for Memory {
         "# EOF\n".to_owned()
     }
 
-    fn ready(&self) -> Result<(), Error> {
+    async fn ready(&self) -> Result<(), Error> {
         self.enter("ready")
     }
 
