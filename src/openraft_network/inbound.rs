@@ -312,19 +312,6 @@ impl Inbound {
         // Raft would stop the node over a snapshot that can't be installed.
         let committed = self.inner.raft.metrics().borrow_watched().local_committed;
         check_snapshot(&vote, &meta, committed)?;
-        let (store, announced_meta) = (self.inner.store.clone(), meta.clone());
-        let (dir, is_as_announced) = self
-            .inner
-            .runtime
-            .spawn_blocking(move || {
-                let is_as_announced = store.holds(&dir, &announced_meta);
-                (dir, is_as_announced)
-            })
-            .await
-            .map_err(|error| Refusal::Stopped(error.to_string()))?;
-        if !is_as_announced {
-            return Err(Implausible::NotAsAnnounced.into());
-        }
         let snapshot = Snapshot { meta, snapshot: dir };
         let answer = self
             .inner

@@ -34,9 +34,6 @@ pub enum Implausible {
     /// The snapshot holds other entries than this node has committed.
     #[error("the snapshot contradicts what is committed here")]
     ContradictsCommitted,
-    /// What the snapshot holds is not what its sender announced.
-    #[error("the snapshot's files hold something else than was announced")]
-    NotAsAnnounced,
 }
 
 fn not_newer_than(vote: &Vote, log_id: Option<&LogId>) -> Result<(), Implausible> {

@@ -2,9 +2,11 @@
 //!
 //! Runs on a thread that may block. What has arrived is synced piece by piece,
 //! so that the disk never has much to catch up with while others wait for it.
-//! Nothing the sender says is believed: names, sizes, sums and the order of
-//! frames are checked, and what is left of a broken transfer is removed.
+//! Nothing the sender says is believed: names, sizes, sums, the order of frames
+//! and what the files hold are checked, because what this lets through is
+//! installed. What is left of a broken transfer is removed.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Component, Path};
@@ -42,7 +44,7 @@ pub enum ReceiveError {
 pub struct Received {
     /// The sender's vote.
     pub vote: Vote,
-    /// What it covers, as announced.
+    /// What it covers, as announced and as found in its files.
     pub meta: SnapshotMeta,
     /// Its files.
     pub dir: SnapshotDir,
@@ -83,17 +85,16 @@ pub fn receive(
             }
         }
     };
-    let SnapshotFrame::Begin { vote, meta, files } = next_frame()? else {
+    let begin = next_frame()?;
+    let mut total = Checksum::of(&begin);
+    let SnapshotFrame::Begin { vote, meta, files } = begin else {
         return Err(invalid("it does not start with the begin frame"));
     };
     if announced.send(Announced { vote }).is_err() || go_on.blocking_recv().is_err() {
         return Err(invalid("it is not wanted any more"));
     }
-    for file in &files {
-        check_name(&file.name)?;
-    }
+    check_names(&files)?;
     let dir = SnapshotDir::incoming(snapshots, name)?;
-    let mut total = Checksum::default();
     for file in &files {
         let mut target = TargetFile::create(dir.path(), file)?;
         while target.missing > 0 {
@@ -112,9 +113,15 @@ pub fn receive(
         return Err(invalid("there is more than was announced"));
     };
     if checksum != total.value() {
-        return Err(invalid("chunks are missing or out of order"));
+        return Err(invalid(
+            "chunks are missing or out of order, or the announcement was damaged on the way",
+        ));
     }
     sync_dir(dir.path())?;
+    let found = dir.meta().map_err(|error| ReceiveError::Invalid(error.to_string()))?;
+    if found != meta {
+        return Err(ReceiveError::Invalid(format!("it was announced as {meta:?} but holds {found:?}")));
+    }
     Ok(Received { vote, meta, dir })
 }
 
@@ -122,13 +129,22 @@ fn invalid(why: &str) -> ReceiveError {
     ReceiveError::Invalid(why.to_owned())
 }
 
-/// A name must be a plain file name: it is joined to a folder of ours.
-fn check_name(name: &str) -> Result<(), ReceiveError> {
-    let mut parts = Path::new(name).components();
-    match (parts.next(), parts.next()) {
-        (Some(Component::Normal(part)), None) if part == name => Ok(()),
-        _ => Err(ReceiveError::Invalid(format!("{name:?} is no plain file name"))),
+/// Names must be plain file names, because they are joined to a folder of ours,
+/// and each stands for one file.
+fn check_names(files: &[SnapshotFile]) -> Result<(), ReceiveError> {
+    let mut seen = BTreeSet::new();
+    for SnapshotFile { name, .. } in files {
+        let mut parts = Path::new(name).components();
+        let is_plain =
+            matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == &**name);
+        if !is_plain {
+            return Err(ReceiveError::Invalid(format!("{name:?} is no plain file name")));
+        }
+        if !seen.insert(name) {
+            return Err(ReceiveError::Invalid(format!("{name:?} comes twice")));
+        }
     }
+    Ok(())
 }
 
 struct TargetFile<'a> {

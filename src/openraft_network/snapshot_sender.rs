@@ -1,11 +1,14 @@
 //! Sends a snapshot to a peer: its files as a stream of checksummed chunks.
 //!
 //! Never more than a few chunks are in memory, whatever the snapshot's size, and
-//! the pace is bounded so that the transfer leaves disk and network to others.
+//! the pace is bounded so that the transfer leaves disk and network to others. A
+//! peer that takes nothing, or does not answer in the end, is given up.
 
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +18,7 @@ use openraft::alias::SnapshotOf;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::raft::SnapshotResponse;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use twox_hash::XxHash3_64;
 
@@ -30,6 +34,12 @@ use crate::{NodeId, SnapshotMeta, TypeConfig, Vote};
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that may wait between the disk and the network.
 const CHUNKS_AHEAD: usize = 4;
+/// How long a peer may take no chunk before the transfer is given up.
+const STALL: Duration = Duration::from_secs(30);
+/// How long a peer may take to install what it has received.
+const INSTALL: Duration = Duration::from_secs(600);
+/// The longest sleep between two looks whether anyone still listens.
+const NAP: Duration = Duration::from_millis(100);
 /// Answers are a vote: anything larger is not one.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
@@ -67,7 +77,16 @@ pub async fn send(
 ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
     let encoding = transport.encoding();
     let (frames, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    let job = ReadJob { vote, meta: snapshot.meta, dir: snapshot.snapshot, encoding, pace, frames };
+    let progress = Arc::new(AtomicU64::new(0));
+    let job = ReadJob {
+        vote,
+        meta: snapshot.meta,
+        dir: snapshot.snapshot,
+        encoding,
+        pace,
+        frames,
+        progress: Arc::clone(&progress),
+    };
     let reader = tokio::task::spawn_blocking(move || job.run());
     let body: PeerBody = StreamBody::new(ReceiverStream::new(receiver)).boxed_unsync();
     let content_type = match encoding {
@@ -84,19 +103,34 @@ pub async fn send(
         SnapshotResponse::decode(encoding, answer.to_bytes())
             .map_err(|error| RPCError::Network(NetworkError::new(&error)))
     };
-    let answer: Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> = tokio::select! {
-        answer = exchange => answer,
-        closed = cancel => return Err(StreamingError::Closed(closed)),
-    };
-    match answer {
-        Ok(answer) => Ok(answer),
-        Err(error) => {
-            // A file that can't be read explains a broken exchange better.
-            if let Ok(Err(read_error)) = reader.await {
-                tracing::error!(%read_error, target, "a snapshot's files can't be read");
-                return Err(StreamingError::Unreachable(Unreachable::new(&read_error)));
+    tokio::select! {
+        // A file that can't be read explains a broken exchange better.
+        biased;
+        closed = cancel => Err(StreamingError::Closed(closed)),
+        error = give_up(reader, &progress) => {
+            tracing::error!(%error, target, "a snapshot could not be sent");
+            Err(StreamingError::Unreachable(Unreachable::new(&error)))
+        }
+        answer = exchange => Ok(answer?),
+    }
+}
+
+/// Ends when there is no point in waiting for the exchange to end.
+async fn give_up(mut reader: JoinHandle<io::Result<()>>, progress: &AtomicU64) -> io::Error {
+    let timed_out = |what: &str| io::Error::new(io::ErrorKind::TimedOut, what);
+    loop {
+        let before = progress.load(Ordering::Relaxed);
+        match tokio::time::timeout(STALL, &mut reader).await {
+            Ok(Ok(Ok(()))) => {
+                tokio::time::sleep(INSTALL).await;
+                return timed_out("the peer does not say whether it has installed the snapshot");
             }
-            Err(error.into())
+            Ok(Ok(Err(error))) => return error,
+            Ok(Err(panicked)) => return io::Error::other(panicked),
+            Err(_) if progress.load(Ordering::Relaxed) == before => {
+                return timed_out("the peer takes no more of the snapshot");
+            }
+            Err(_) => {}
         }
     }
 }
@@ -109,29 +143,23 @@ struct ReadJob {
     encoding: Encoding,
     pace: Pace,
     frames: mpsc::Sender<Result<Frame<Bytes>, io::Error>>,
+    /// Goes up as long as the exchange goes on.
+    progress: Arc<AtomicU64>,
 }
 
 impl ReadJob {
+    /// A failure ends the stream without its end frame, so that the peer can't take
+    /// a part for the whole.
     fn run(self) -> io::Result<()> {
-        let result = self.read_all();
-        if let Err(error) = &result {
-            // Breaks the request off, so that the peer can't take a part for the whole.
-            let broken = io::Error::new(error.kind(), error.to_string());
-            let _ = self.frames.blocking_send(Err(broken));
-        }
-        result
-    }
-
-    fn read_all(&self) -> io::Result<()> {
         let files: Vec<_> =
             self.dir.files()?.into_iter().map(|(name, size)| SnapshotFile { name, size }).collect();
         let begin = SnapshotFrame::Begin { vote: self.vote, meta: self.meta.clone(), files: files.clone() };
+        let mut total = Checksum::of(&begin);
         if !self.send(&begin) {
             return Ok(());
         }
         let started = Instant::now();
         let mut sent = 0_u64;
-        let mut total = Checksum::default();
         for file in files {
             let mut source = File::open(self.dir.path().join(&file.name))?;
             let mut left = file.size;
@@ -145,30 +173,63 @@ impl ReadJob {
                 if !self.send(&SnapshotFrame::Chunk { checksum, data: data.into() }) {
                     return Ok(());
                 }
-                std::thread::sleep(self.pace.pause(sent, started));
+                self.keep_pace(sent, started);
             }
         }
         self.send(&SnapshotFrame::End { checksum: total.value() });
         Ok(())
     }
 
+    fn keep_pace(&self, sent: u64, started: Instant) {
+        loop {
+            let pause = self.pace.pause(sent, started);
+            if pause.is_zero() || self.frames.is_closed() {
+                return;
+            }
+            std::thread::sleep(pause.min(NAP));
+            self.progress.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the exchange still wants frames.
     fn send(&self, frame: &SnapshotFrame) -> bool {
-        self.frames.blocking_send(Ok(Frame::data(encode_frame(frame, self.encoding)))).is_ok()
+        let is_wanted =
+            self.frames.blocking_send(Ok(Frame::data(encode_frame(frame, self.encoding)))).is_ok();
+        self.progress.fetch_add(1, Ordering::Relaxed);
+        is_wanted
     }
 }
 
-/// xxh3-64 over the chunks' checksums in order: a missing, doubled or swapped
-/// chunk changes it.
-#[derive(Debug, Default, Clone, Copy)]
+/// xxh3-64 over the begin frame and the chunks' checksums in order: whatever is
+/// missing, doubled, swapped or damaged on the way changes it.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Checksum(u64);
 
 impl Checksum {
+    /// The sum after the begin frame; its binary form counts in either encoding.
+    pub(super) fn of(begin: &SnapshotFrame) -> Self {
+        Self(XxHash3_64::oneshot(&begin.encode(Encoding::Binary)))
+    }
+
     pub(super) fn add(&mut self, chunk: u64) {
         self.0 = XxHash3_64::oneshot_with_seed(self.0, &chunk.to_le_bytes());
     }
 
     pub(super) fn value(self) -> u64 {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_is_kept_and_none_is_no_pause() {
+        let started = Instant::now();
+        assert_eq!(Pace { bytes_per_second: 0 }.pause(u64::MAX, started), Duration::ZERO);
+        let pause = Pace { bytes_per_second: 1000 }.pause(60_000, started);
+        assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&pause), "{pause:?}");
+        assert_eq!(Pace { bytes_per_second: u64::MAX }.pause(1, started), Duration::ZERO);
     }
 }

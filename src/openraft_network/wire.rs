@@ -318,7 +318,7 @@ pub enum SnapshotFrame {
     },
     /// Comes last.
     End {
-        /// xxh3-64 over the chunks' checksums in order.
+        /// xxh3-64 over the begin frame and the chunks' checksums in order.
         checksum: u64,
     },
 }

@@ -22,7 +22,7 @@ const CLOCK: &[u8] = b"c";
 /// How many tokens are remembered at most; the one that expires first makes room.
 const MAX_TOKENS: u64 = 1 << 20;
 /// How many expired tokens one command clears at most, so that a burst of them
-/// never makes one write slow. Clearing two for each that is added catches up.
+/// never makes one write slow. More than the one it may add, so that it catches up.
 const CLEARED_PER_COMMAND: usize = 8;
 
 /// Applies `proposal` inside `session` and answers what happened.
@@ -104,6 +104,8 @@ fn carry_out_once(
         session.dedup_delete(expiry_key(known.expires_at, &idempotency.token));
         book.count = book.count.saturating_sub(1);
     }
+    // Only now: a token that is asked for again must not make room for itself.
+    book.make_room(session)?;
 
     let outcome = carry_out(session, command)?;
     let lifetime = idempotency.expires_at_ms.saturating_sub(idempotency.proposed_at_ms);
@@ -195,16 +197,41 @@ impl TokenBook {
 
     fn clear_expired(&mut self, session: &mut WriteSession<'_>) -> Result<(), StorageError> {
         for _ in 0..CLEARED_PER_COMMAND {
-            let Some((key, _)) = session.dedup_first(&[EXPIRY])? else { break };
-            let (expires_at, token) =
-                read_expiry_key(key.clone()).map_err(|source| corrupt("an idempotency expiry", source))?;
-            if expires_at > self.clock && self.count < MAX_TOKENS {
-                break;
+            match first_to_expire(session)? {
+                Some(first) if first.expires_at <= self.clock => self.forget(session, first),
+                Some(_) | None => break,
             }
-            session.dedup_delete(key);
-            session.dedup_delete([&[TOKEN], token.as_ref()].concat().into());
-            self.count = self.count.saturating_sub(1);
         }
         Ok(())
     }
+
+    /// Forgets the token that expires first if there are as many as there may be.
+    fn make_room(&mut self, session: &mut WriteSession<'_>) -> Result<(), StorageError> {
+        if self.count >= MAX_TOKENS
+            && let Some(first) = first_to_expire(session)?
+        {
+            self.forget(session, first);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, session: &mut WriteSession<'_>, expiry: Expiry) {
+        session.dedup_delete(expiry.key);
+        session.dedup_delete([&[TOKEN], expiry.token.as_ref()].concat().into());
+        self.count = self.count.saturating_sub(1);
+    }
+}
+
+/// A token's entry in the order of expiry.
+struct Expiry {
+    key: Bytes,
+    expires_at: u64,
+    token: Bytes,
+}
+
+fn first_to_expire(session: &WriteSession<'_>) -> Result<Option<Expiry>, StorageError> {
+    let Some((key, _)) = session.dedup_first(&[EXPIRY])? else { return Ok(None) };
+    let (expires_at, token) =
+        read_expiry_key(key.clone()).map_err(|source| corrupt("an idempotency expiry", source))?;
+    Ok(Some(Expiry { key, expires_at, token }))
 }

@@ -152,13 +152,13 @@ impl DataDir {
     /// See [`DataDirError`]: locked, foreign, another node's, newer, damaged.
     pub fn open(root: &Path, node_id: NodeId) -> Result<Self, DataDirError> {
         let identity_path = root.join("IDENTITY");
-        let is_new = !identity_path.exists();
-        if is_new {
+        if !identity_path.exists() {
             refuse_foreign(root)?;
         }
-        create_dir(root)?;
+        create_root(root)?;
         let lock = lock(root)?;
-        let identity = if is_new {
+        // Looked at again: another process may have been here before the lock was ours.
+        let identity = if !identity_path.exists() {
             let identity =
                 Identity { format: FORMAT, node_id, cluster_id: None, adopted: false, joined_in_term: 0 };
             write_identity(root, &identity)?;
@@ -345,6 +345,18 @@ pub fn sync_dir(dir: &Path) -> Result<(), StorageError> {
     File::open(dir)
         .and_then(|file| file.sync_all())
         .map_err(|error| StorageError::file("syncing the folder", dir, &error))
+}
+
+/// Creates the folder and those above it, each with a durable name: a node that
+/// has promised something must not come back without it.
+fn create_root(root: &Path) -> Result<(), StorageError> {
+    let missing: Vec<_> = root.ancestors().take_while(|folder| !folder.exists()).collect();
+    create_dir(root)?;
+    for folder in missing {
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
 }
 
 fn create_dir(path: &Path) -> Result<(), StorageError> {

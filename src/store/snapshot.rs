@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::data_dir::sync_dir;
-use super::state_machine::{Applied, read_applied};
+use super::state_machine::read_applied;
 use crate::SnapshotMeta;
 use crate::engine::EngineOptions;
 use crate::error::StorageError;
@@ -19,6 +19,8 @@ use crate::mvcc::Store;
 
 /// Prefix of folders that are being written; whatever bears it is removed at boot.
 pub(super) const UNFINISHED: &str = "unfinished-";
+/// A look into a checkpoint reads a handful of cells.
+const LOOK: EngineOptions = EngineOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20 };
 
 /// A folder of snapshot files, shared by those who send or install it.
 #[derive(Debug, Clone)]
@@ -45,11 +47,17 @@ impl SnapshotDir {
     /// # Errors
     /// When the folder can't be made.
     pub fn incoming(snapshots: &Path, name: &str) -> Result<Self, StorageError> {
+        let dir = Self::unfinished(snapshots, name);
+        remove_dir(dir.path())?;
+        fs::create_dir_all(dir.path())
+            .map_err(|error| StorageError::file("creating the folder", dir.path(), &error))?;
+        Ok(dir)
+    }
+
+    /// A folder that may or may not be there, and goes with its last user.
+    fn unfinished(snapshots: &Path, name: &str) -> Self {
         let path = snapshots.join(format!("{UNFINISHED}{name}"));
-        remove_dir(&path)?;
-        fs::create_dir_all(&path)
-            .map_err(|error| StorageError::file("creating the folder", &path, &error))?;
-        Ok(Self { inner: Arc::new(Inner { path, retired: AtomicBool::new(true) }) })
+        Self { inner: Arc::new(Inner { path, retired: AtomicBool::new(true) }) }
     }
 
     /// Where the files lie.
@@ -89,9 +97,9 @@ impl SnapshotDir {
     ///
     /// # Errors
     /// When the files don't make a readable checkpoint.
-    pub fn applied(&self, options: &EngineOptions) -> Result<Applied, StorageError> {
-        let store = Store::open_read_only(self.path(), options)?;
-        read_applied(&store)
+    pub fn meta(&self) -> Result<SnapshotMeta, StorageError> {
+        let store = Store::open_read_only(self.path(), &LOOK)?;
+        Ok(read_applied(&store)?.into_meta())
     }
 }
 
@@ -108,7 +116,7 @@ impl Drop for Inner {
 /// Builds a snapshot of `store` in `snapshots` and returns what it covers.
 ///
 /// Writers go on: the checkpoint flushes memtables in the background and links
-/// files instead of copying them.
+/// files instead of copying them. When it fails, nothing is left of it.
 ///
 /// # Errors
 /// When RocksDB or the file system fails.
@@ -116,30 +124,30 @@ pub(super) fn build(
     store: &Store,
     snapshots: &Path,
     name: &str,
-    options: &EngineOptions,
 ) -> Result<(SnapshotMeta, SnapshotDir), StorageError> {
-    let unfinished = snapshots.join(format!("{UNFINISHED}{name}"));
-    remove_dir(&unfinished)?;
-    store.checkpoint(&unfinished)?;
-    let built = SnapshotDir::kept(unfinished.clone());
-    let applied = built.applied(options)?;
-    sync_files(&unfinished)?;
-    let index = applied.log_id.as_ref().map_or(0, |id| id.index);
+    let unfinished = SnapshotDir::unfinished(snapshots, name);
+    remove_dir(unfinished.path())?;
+    store.checkpoint(unfinished.path())?;
+    let meta = unfinished.meta()?;
+    sync_files(unfinished.path())?;
+    let index = meta.last_log_id.as_ref().map_or(0, |id| id.index);
     let path = snapshots.join(format!("{index:020}-{name}"));
-    fs::rename(&unfinished, &path).map_err(|error| StorageError::file("renaming", &unfinished, &error))?;
+    fs::rename(unfinished.path(), &path)
+        .map_err(|error| StorageError::file("renaming", unfinished.path(), &error))?;
     sync_dir(snapshots)?;
-    Ok((applied.into_meta(), SnapshotDir::kept(path)))
+    Ok((meta, SnapshotDir::kept(path)))
 }
 
 /// Finds the newest snapshot and removes what else lies in the folder: remains
 /// of interrupted builds and transfers, and superseded snapshots.
 ///
+/// A newest one that can't be read is removed too, and none takes its place:
+/// the log may be purged beyond an older one, which would then be of no use to
+/// anyone who asks for it, while Openraft has a new one built if there is none.
+///
 /// # Errors
 /// When the folder can't be read or cleared.
-pub(super) fn recover(
-    snapshots: &Path,
-    options: &EngineOptions,
-) -> Result<Option<(SnapshotMeta, SnapshotDir)>, StorageError> {
+pub(super) fn recover(snapshots: &Path) -> Result<Option<(SnapshotMeta, SnapshotDir)>, StorageError> {
     let failed = |error: std::io::Error| StorageError::file("reading the folder", snapshots, &error);
     let mut names = Vec::new();
     for entry in fs::read_dir(snapshots).map_err(failed)? {
@@ -152,24 +160,19 @@ pub(super) fn recover(
     }
     // Names begin with the log index, zero-padded, so the newest sorts last.
     names.sort();
-    let mut newest = None;
-    while let Some(name) = names.pop() {
-        let dir = SnapshotDir::kept(snapshots.join(&name));
-        if newest.is_some() {
-            dir.retire();
-            continue;
-        }
-        match dir.applied(options) {
-            Ok(applied) => newest = Some((applied.into_meta(), dir)),
-            Err(error) => {
-                // The state itself is elsewhere; Openraft has a new snapshot
-                // built when it finds the log purged and none to send.
-                tracing::warn!(%error, snapshot = name, "a snapshot can't be read and is removed");
-                dir.retire();
-            }
+    let newest = names.pop().map(|name| SnapshotDir::kept(snapshots.join(name)));
+    for superseded in names {
+        remove_dir(&snapshots.join(superseded))?;
+    }
+    let Some(dir) = newest else { return Ok(None) };
+    match dir.meta() {
+        Ok(meta) => Ok(Some((meta, dir))),
+        Err(error) => {
+            tracing::warn!(%error, snapshot = dir.id(), "a snapshot can't be read and is removed");
+            remove_dir(dir.path())?;
+            Ok(None)
         }
     }
-    Ok(newest)
 }
 
 /// Puts a snapshot's files into the new folder `target`: immutable table files

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::apply::apply;
-use super::data_dir::{DataDir, write_atomically};
+use super::data_dir::{DataDir, sync_dir, write_atomically};
 use super::log_codec::{put_log_id, put_stored_membership, read_log_id, read_stored_membership};
 use super::snapshot::{self, SnapshotDir, link_files, remove_dir};
 use crate::codec::Reader;
@@ -43,6 +43,7 @@ const APPLIED: &str = "applied";
 const MEMBERSHIP: &str = "membership";
 const KNOWN_NODES: &str = "known_nodes";
 const META_VERSION: u8 = 1;
+const FIRST_GENERATION: u64 = 1;
 /// Most entries in one write batch. Large enough to amortise the batch, small
 /// enough that the first writer's answer isn't held up for long.
 const MAX_BATCH_ENTRIES: usize = 1024;
@@ -126,7 +127,7 @@ fn read_known_nodes(store: &Store) -> Result<BTreeSet<NodeId>, StorageError> {
 /// One generation of the state: an open store, and its folder if that must go.
 #[derive(Debug)]
 struct Generation {
-    /// Taken only by `drop`, which must close RocksDB before it removes files.
+    /// Taken by `drop`, which must close RocksDB before it removes files.
     store: Option<Store>,
     number: u64,
     path: PathBuf,
@@ -134,14 +135,42 @@ struct Generation {
 }
 
 impl Generation {
+    /// The generation `number`, which a start finds under its name in `CURRENT`.
     fn open(state: &Path, number: u64, options: &EngineOptions) -> Result<Self, StorageError> {
         let path = state.join(generation_name(number));
         let store = Store::open(&path, options)?;
         Ok(Self { store: Some(store), number, path, retired: AtomicBool::new(false) })
     }
 
+    /// A new generation that holds what `snapshot` holds. It is on disk when this
+    /// returns, and goes again unless it is [kept](Self::keep).
+    fn from_snapshot(
+        state: &Path,
+        number: u64,
+        snapshot: &SnapshotDir,
+        options: &EngineOptions,
+    ) -> Result<Self, StorageError> {
+        let path = state.join(generation_name(number));
+        let mut generation = Self { store: None, number, path, retired: AtomicBool::new(true) };
+        link_files(snapshot, &generation.path)?;
+        generation.store = Some(Store::open(&generation.path, options)?);
+        // Its name must be on disk before `CURRENT` can say it.
+        sync_dir(state)?;
+        Ok(generation)
+    }
+
+    /// Lets the folder stay when this is dropped.
+    fn keep(&self) {
+        self.retired.store(false, Ordering::Release);
+    }
+
+    /// Lets the folder go when the last reader does.
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
     fn store(&self) -> &Store {
-        self.store.as_ref().expect("the store is there until drop")
+        self.store.as_ref().expect("a generation that is handed out has its store until drop")
     }
 }
 
@@ -194,7 +223,8 @@ struct Shared {
     snapshot: Mutex<Option<(SnapshotMeta, SnapshotDir)>>,
     /// Held while a snapshot is built, so that two builds can't cross.
     building: Mutex<()>,
-    /// Makes the names of snapshots unique within a run.
+    /// Makes the names of snapshots unique within a run, and other than the name of
+    /// the one that the run found: process ids repeat.
     sequence: AtomicU64,
     /// The last entry that this node's own log holds on disk.
     durable_log: watch::Receiver<Option<LogId>>,
@@ -213,12 +243,11 @@ impl StateMachineStore {
         durable_log: watch::Receiver<Option<LogId>>,
     ) -> Result<Self, StorageError> {
         let state = data.state();
-        let number = current_generation(&state)?;
-        remove_other_generations(&state, number)?;
-        let generation = Generation::open(&state, number, options)?;
+        let generation = open_current_generation(&state, options)?;
         let applied = read_applied(generation.store())?;
         let snapshots = data.snapshots();
-        let snapshot = snapshot::recover(&snapshots, options)?;
+        let snapshot = snapshot::recover(&snapshots)?;
+        let sequence = snapshot.as_ref().map_or(0, |(_, dir)| next_sequence(&dir.id()));
         let known_nodes = read_known_nodes(generation.store())?;
         let applied_index = index_of(&applied);
         let shared = Shared {
@@ -232,7 +261,7 @@ impl StateMachineStore {
             known_nodes: Mutex::new(known_nodes),
             snapshot: Mutex::new(snapshot),
             building: Mutex::new(()),
-            sequence: AtomicU64::new(0),
+            sequence: AtomicU64::new(sequence),
             durable_log,
             counters: ApplyCounters::default(),
         };
@@ -280,17 +309,6 @@ impl StateMachineStore {
     /// The folder in which incoming snapshots are collected.
     pub fn snapshots_dir(&self) -> &Path {
         &self.shared.snapshots
-    }
-
-    /// Whether the files in `dir` make a readable state that covers exactly `meta`.
-    pub fn holds(&self, dir: &SnapshotDir, meta: &SnapshotMeta) -> bool {
-        match dir.applied(&self.shared.options) {
-            Ok(applied) => applied.into_meta() == *meta,
-            Err(error) => {
-                tracing::warn!(%error, "a snapshot from a peer can't be read");
-                false
-            }
-        }
     }
 
     /// A name for an incoming snapshot that is unique within this run.
@@ -402,8 +420,7 @@ impl StateMachineStore {
         }
         let generation = self.shared.generation.load_full();
         let name = self.next_snapshot_name();
-        let (meta, dir) =
-            snapshot::build(generation.store(), &self.shared.snapshots, &name, &self.shared.options)?;
+        let (meta, dir) = snapshot::build(generation.store(), &self.shared.snapshots, &name)?;
         self.shared.counters.snapshots_built.fetch_add(1, Ordering::Relaxed);
         Ok(self.publish_snapshot(meta, dir))
     }
@@ -426,33 +443,41 @@ impl StateMachineStore {
         (meta, dir)
     }
 
+    /// Replaces the state by what `received` holds. Up to the switch of `CURRENT`
+    /// a failure leaves the old state as it was, and nothing else.
     fn install(&self, meta: &SnapshotMeta, received: &SnapshotDir) -> Result<(), StorageError> {
         let shared = &self.shared;
         let previous = shared.generation.load_full();
-        let number = previous.number + 1;
-        link_files(received, &shared.state.join(generation_name(number)))?;
-        let generation = Generation::open(&shared.state, number, &shared.options)?;
+        let number = unused_generation(&shared.state, previous.number);
+        let generation = Generation::from_snapshot(&shared.state, number, received, &shared.options)?;
         let applied = read_applied(generation.store())?;
-        if applied.log_id != meta.last_log_id {
-            generation.retired.store(true, Ordering::Release);
+        let holds = applied.clone().into_meta();
+        if holds != *meta {
             return Err(StorageError::Database {
                 action: "installing a snapshot",
-                reason: format!(
-                    "it was announced as log id {:?} but holds {:?}",
-                    meta.last_log_id, applied.log_id
-                ),
+                reason: format!("it was announced as {meta:?} but holds {holds:?}"),
             });
         }
-        // From here on a restart opens the new generation.
+        let known_nodes = read_known_nodes(generation.store())?;
+        // The node must be able to pass on what it can no longer replay: once the
+        // state is there, the log below it may be purged at any time. After a crash
+        // before the switch, Openraft finds the snapshot ahead of the state and
+        // installs it.
+        {
+            let _one_at_a_time = shared.building.lock();
+            let (meta, dir) =
+                snapshot::build(generation.store(), &shared.snapshots, &self.next_snapshot_name())?;
+            self.publish_snapshot(meta, dir);
+        }
+        // From here on a restart may open the new generation, even if this fails.
+        generation.keep();
         set_current_generation(&shared.state, number)?;
-        *shared.known_nodes.lock() = read_known_nodes(generation.store())?;
+        *shared.known_nodes.lock() = known_nodes;
         shared.generation.store(Arc::new(generation));
         self.publish_applied(applied);
-        previous.retired.store(true, Ordering::Release);
+        previous.retire();
         drop(previous);
         shared.counters.snapshots_installed.fetch_add(1, Ordering::Relaxed);
-        // The node must be able to pass on what it can no longer replay.
-        self.build_snapshot()?;
         Ok(())
     }
 }
@@ -479,22 +504,54 @@ fn off_the_runtime<T>(is_large: bool, work: impl FnOnce() -> T) -> T {
     if can_move { tokio::task::block_in_place(work) } else { work() }
 }
 
-fn current_generation(state: &Path) -> Result<u64, StorageError> {
+/// Opens the generation that is in use, the first one at the first start, and
+/// removes what an interrupted installation left behind.
+fn open_current_generation(state: &Path, options: &EngineOptions) -> Result<Generation, StorageError> {
+    let others = generations(state)?;
+    let Some(number) = current_generation(state)? else {
+        // The first start, or one that was interrupted. Anything else means that
+        // `CURRENT` was lost, and to guess would be to lose the state as well.
+        if let Some(name) = others.iter().find(|name| **name != generation_name(FIRST_GENERATION)) {
+            return Err(StorageError::File {
+                action: "opening the state in",
+                path: state.into(),
+                reason: format!("it holds {name}, but CURRENT, which names the state in use, is missing"),
+            });
+        }
+        let generation = Generation::open(state, FIRST_GENERATION, options)?;
+        sync_dir(state)?;
+        set_current_generation(state, FIRST_GENERATION)?;
+        return Ok(generation);
+    };
+    let current = generation_name(number);
+    // An empty state in its place would be one that forgot what it acknowledged.
+    if !others.contains(&current) {
+        return Err(StorageError::File {
+            action: "opening the state in",
+            path: state.join(current),
+            reason: "the folder is missing, but CURRENT names it".to_owned(),
+        });
+    }
+    let generation = Generation::open(state, number, options)?;
+    for name in others.into_iter().filter(|name| *name != current) {
+        remove_dir(&state.join(name))?;
+    }
+    Ok(generation)
+}
+
+/// The number that `CURRENT` names; `None` if there is no such file.
+fn current_generation(state: &Path) -> Result<Option<u64>, StorageError> {
     let path = state.join("CURRENT");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            set_current_generation(state, 1)?;
-            return Ok(1);
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StorageError::file("reading", &path, &error)),
     };
-    text.trim().strip_prefix("gen-").and_then(|number| number.parse().ok()).ok_or_else(|| {
-        StorageError::File {
-            action: "understanding",
-            path,
-            reason: format!("it names {text:?}, which is no generation"),
-        }
+    let number = text.trim().strip_prefix("gen-").and_then(|number| number.parse().ok());
+    number.map(Some).ok_or_else(|| StorageError::File {
+        action: "understanding",
+        path,
+        reason: format!("it names {text:?}, which is no generation"),
     })
 }
 
@@ -502,16 +559,32 @@ fn set_current_generation(state: &Path, number: u64) -> Result<(), StorageError>
     write_atomically(state, "CURRENT", generation_name(number).as_bytes())
 }
 
-/// Removes what an interrupted installation left behind.
-fn remove_other_generations(state: &Path, number: u64) -> Result<(), StorageError> {
+/// The names of all generations that lie in `state`.
+fn generations(state: &Path) -> Result<Vec<String>, StorageError> {
     let failed = |error: io::Error| StorageError::file("reading the folder", state, &error);
+    let mut names = Vec::new();
     for entry in fs::read_dir(state).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("gen-") && name != generation_name(number) {
-            remove_dir(&state.join(name))?;
+        if name.starts_with("gen-") {
+            names.push(name);
         }
     }
-    Ok(())
+    Ok(names)
+}
+
+/// A number after `current` that no folder has: after a switch whose end is not
+/// known, `CURRENT` on disk may already name the next one.
+fn unused_generation(state: &Path, current: u64) -> u64 {
+    let mut number = current + 1;
+    while state.join(generation_name(number)).exists() {
+        number += 1;
+    }
+    number
+}
+
+/// The sequence number after the one in the name of a snapshot.
+fn next_sequence(id: &str) -> u64 {
+    id.rsplit_once('-').and_then(|(_, sequence)| sequence.parse::<u64>().ok()).map_or(0, |last| last + 1)
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachineStore {
