@@ -158,13 +158,13 @@ impl DataDir {
         create_root(root)?;
         let lock = lock(root)?;
         // Looked at again: another process may have been here before the lock was ours.
-        let identity = if !identity_path.exists() {
+        let identity = if identity_path.exists() {
+            read_identity(&identity_path)?
+        } else {
             let identity =
                 Identity { format: FORMAT, node_id, cluster_id: None, adopted: false, joined_in_term: 0 };
             write_identity(root, &identity)?;
             identity
-        } else {
-            read_identity(&identity_path)?
         };
         if identity.format > FORMAT {
             return Err(DataDirError::Newer { path: root.into(), found: identity.format });
