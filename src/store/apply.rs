@@ -235,3 +235,6 @@ fn first_to_expire(session: &WriteSession<'_>) -> Result<Option<Expiry>, Storage
         read_expiry_key(key.clone()).map_err(|source| corrupt("an idempotency expiry", source))?;
     Ok(Some(Expiry { key, expires_at, token }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,7 @@ impl Memory {
             max_txn_ops: 128,
             max_page_keys: 2000,
             max_page_bytes: 256 << 10,
+            ..Limits::default()
         };
         Self(Arc::new(Inner { state: Mutex::default(), limits, secret, gate }))
     }
