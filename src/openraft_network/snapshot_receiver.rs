@@ -113,7 +113,9 @@ pub fn receive(
         return Err(invalid("there is more than was announced"));
     };
     if checksum != total.value() {
-        return Err(invalid("chunks are missing or out of order, or the announcement was damaged on the way"));
+        return Err(invalid(
+            "chunks are missing or out of order, or the announcement was damaged on the way",
+        ));
     }
     sync_dir(dir.path())?;
     let found = dir.meta().map_err(|error| ReceiveError::Invalid(error.to_string()))?;

@@ -222,6 +222,18 @@ fn dump_folder(folder: &Path) -> Dump {
     FAMILIES.iter().map(|family| dump_family(family.name)).collect()
 }
 
+/// Names the first difference, and not all that is equal.
+#[track_caller]
+fn assert_same(found: &Dump, expected: &Dump) {
+    for (family, expected) in expected {
+        let found = &found[family];
+        for (one, other) in found.iter().zip(expected) {
+            assert_eq!(one, other, "in the family {family}");
+        }
+        assert_eq!(found.len(), expected.len(), "entries of the family {family}");
+    }
+}
+
 /// What lies in a folder, sorted.
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)

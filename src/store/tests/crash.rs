@@ -87,7 +87,11 @@ impl Child {
         let last = first + self.dice.roll(80);
         // Sometimes the disk is the last to know, and apply has to wait for it.
         if self.dice.roll(2) == 0 {
-            self.log.clone().append((first..=last).map(entry), IOFlushed::<TypeConfig>::noop()).await.unwrap();
+            self.log
+                .clone()
+                .append((first..=last).map(entry), IOFlushed::<TypeConfig>::noop())
+                .await
+                .unwrap();
         } else {
             self.log.clone().blocking_append((first..=last).map(entry)).await.unwrap();
         }
@@ -236,7 +240,7 @@ async fn look(copy: &Path, said: &Said, chain: &mut Chain, at: &Node) -> (u64, u
     assert_eq!(hash, chain.after(found).await, "the state is not that of {applied:?}");
     if let Some(applied) = applied {
         at.apply_to(applied.index).await;
-        assert_eq!(dump(&store.store()), at.dump());
+        assert_same(&dump(&store.store()), &at.dump());
         assert_eq!(store.clone().applied_state().await.unwrap().1, at.membership().await);
     }
     assert!(found <= end || said.installs.contains(&(found - 1)), "the state is ahead: {found} of {end}");

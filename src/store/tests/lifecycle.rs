@@ -13,12 +13,12 @@ async fn everything_survives_a_restart() {
     assert_eq!(node.store.applied_log_id(), Some(log_id(700)));
     assert_eq!(*node.store.watch_applied().borrow(), 700);
     assert_eq!((node.hash(), node.membership().await), (hash, membership));
-    assert_eq!(node.dump(), bytes);
+    assert_same(&node.dump(), &bytes);
     // And the log goes on as if nothing had been.
     let other = Node::new();
     other.apply_to(900).await;
     node.apply_to(900).await;
-    assert_eq!(node.dump(), other.dump());
+    assert_same(&node.dump(), &other.dump());
 }
 
 #[tokio::test]
@@ -55,11 +55,7 @@ async fn nodes_that_left_are_remembered_across_restarts_and_snapshots() {
 #[tokio::test]
 async fn idempotency_keys_survive_restarts_and_snapshots() {
     let command = |now: u64| Command {
-        idempotency: Some(Idempotency {
-            token: "t".into(),
-            proposed_at_ms: now,
-            expires_at_ms: now + 1000,
-        }),
+        idempotency: Some(Idempotency { token: "t".into(), proposed_at_ms: now, expires_at_ms: now + 1000 }),
         ..Command::put("k", format!("{}", now / 1_000_000))
     };
     let node = Node::new();
@@ -82,13 +78,9 @@ async fn idempotency_keys_survive_restarts_and_snapshots() {
 async fn stopped() -> TempDir {
     let node = Node::new();
     node.apply_to(10).await;
-    node.install({
-        let ahead = Node::new();
-        ahead.apply_to(20).await;
-        ahead.build().await
-    })
-    .await
-    .unwrap();
+    let ahead = Node::new();
+    ahead.apply_to(20).await;
+    node.install(ahead.build().await).await.unwrap();
     node.close()
 }
 

@@ -102,13 +102,16 @@ async fn a_crashed_state_is_one_of_its_batches_and_the_log_leads_on_from_there()
         let index = found.map_or(0, |found| found.index);
         assert!((promised..=at_most).contains(&index), "{promised} ≤ {index} ≤ {at_most}");
         if let Some((meta, _)) = store.current_snapshot() {
-            assert!(meta.last_log_id <= found, "the log was purged below a snapshot that the state is behind");
+            assert!(
+                meta.last_log_id <= found,
+                "the log was purged below a snapshot that the state is behind"
+            );
         }
         if found.is_some() {
             reference.apply_to(index).await;
             assert_eq!((found, store.store().state_hash()), (Some(log_id(index)), reference.hash()));
             if found_at.insert(index) {
-                assert_eq!(dump(&store.store()), reference.dump());
+                assert_same(&dump(&store.store()), &reference.dump());
             }
         }
         let next = found.map_or(0, |found| found.index + 1);
@@ -147,6 +150,6 @@ async fn a_lost_log_tail_never_leaves_a_state_that_knows_more() {
         let expected = Node::new();
         apply(&expected.store, (0..=synced).map(entry)).await;
         apply(&expected.store, (synced + 1..220).map(other)).await;
-        assert_eq!(crashed.dump(), expected.dump());
+        assert_same(&crashed.dump(), &expected.dump());
     }
 }

@@ -52,7 +52,7 @@ async fn what_a_snapshot_says_is_what_it_holds_while_writes_go_on() {
         assert_eq!(hash_in(&dir), reference.hash(), "at {at}");
         assert_eq!(meta.last_membership, reference.membership().await);
         assert_eq!(node.store.current_snapshot().unwrap().0, meta);
-        assert_eq!(dump_folder(dir.path()), reference.dump());
+        assert_same(&dump_folder(dir.path()), &reference.dump());
         applied.wait_for(|applied| *applied > at.index + 50).await.unwrap();
     }
     ended.store(true, Ordering::Relaxed);
@@ -130,7 +130,7 @@ async fn an_installation_replaces_all_of_the_state_and_can_be_passed_on() {
     assert_eq!(*applied.borrow_and_update(), 400);
     assert_eq!((node.store.applied_log_id(), node.hash()), (Some(log_id(400)), source.hash()));
     assert_eq!(node.membership().await, source.membership().await);
-    assert_eq!(node.dump(), source.dump());
+    assert_same(&node.dump(), &source.dump());
     assert_eq!(state_folders(&node), ["CURRENT", "gen-000002"]);
     let (meta, dir) = node.build().await;
     assert_eq!((&meta, snapshots(&node)), (&built.0, vec![dir.id()]));
@@ -139,11 +139,11 @@ async fn an_installation_replaces_all_of_the_state_and_can_be_passed_on() {
 
     node.apply_to(500).await;
     source.apply_to(500).await;
-    assert_eq!(node.dump(), source.dump());
+    assert_same(&node.dump(), &source.dump());
     let node = node.restart();
     assert_eq!(node.store.applied_log_id(), Some(log_id(500)));
     assert_eq!(node.store.current_snapshot().unwrap().0, meta);
-    assert_eq!(node.dump(), source.dump());
+    assert_same(&node.dump(), &source.dump());
 }
 
 #[tokio::test]
@@ -164,10 +164,11 @@ async fn readers_keep_the_state_that_they_hold_and_its_files_go_after_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn readers_see_one_state_or_the_other_while_it_is_replaced() {
+    const ENDS: [u64; 5] = [0, 100, 300, 600, 900];
     let node = Arc::new(Node::new());
-    node.apply_to(0).await;
+    node.apply_to(ENDS[0]).await;
     let mut sources = Vec::new();
-    for last in [100, 300, 600, 900] {
+    for last in ENDS.into_iter().skip(1) {
         sources.push(snapshot_at(last).await);
     }
     let known: Vec<_> = std::iter::once(node.hash()).chain(sources.iter().map(|(at, _)| at.hash())).collect();
@@ -186,7 +187,10 @@ async fn readers_see_one_state_or_the_other_while_it_is_replaced() {
                     assert!(at >= seen, "the state went back");
                     seen = at;
                     if at > 0 {
-                        assert!(applied <= sources_end(at), "what is applied is said before it can be read");
+                        assert!(
+                            applied <= Some(log_id(ENDS[at])),
+                            "what is applied is said before it can be read"
+                        );
                     }
                     let changes = store.changes(2, usize::MAX).unwrap();
                     assert_eq!(changes.last().map_or(1, |change| change.main), revision);
@@ -209,10 +213,6 @@ async fn readers_see_one_state_or_the_other_while_it_is_replaced() {
     assert_eq!(state_folders(&node), ["CURRENT", "gen-000005"]);
 }
 
-fn sources_end(at: usize) -> Option<LogId> {
-    Some(log_id([0, 100, 300, 600, 900][at]))
-}
-
 #[tokio::test]
 async fn a_snapshot_that_is_not_what_it_was_announced_as_is_refused() {
     let (_source, (meta, dir)) = snapshot_at(400).await;
@@ -221,8 +221,10 @@ async fn a_snapshot_that_is_not_what_it_was_announced_as_is_refused() {
     let (hash, names_before) = (node.hash(), (state_folders(&node), snapshots(&node)));
     let other_log_id = SnapshotMeta { last_log_id: Some(log_id(401)), ..meta.clone() };
     let nothing = SnapshotMeta { last_log_id: None, ..meta.clone() };
-    let other_membership =
-        SnapshotMeta { last_membership: StoredMembership::new(Some(log_id(357)), membership(0)), ..meta.clone() };
+    let other_membership = SnapshotMeta {
+        last_membership: StoredMembership::new(Some(log_id(357)), membership(0)),
+        ..meta.clone()
+    };
     for announced in [other_log_id, nothing, other_membership] {
         let refused = node.install((announced, dir.clone())).await.unwrap_err();
         assert!(refused.to_string().contains("announced"), "{refused}");
@@ -357,7 +359,10 @@ async fn a_snapshot_that_can_t_be_read_at_a_start_is_dropped_and_no_older_one_ta
             fs::write(dir.join(manifest), b"nonsense").unwrap();
         },
         &|dir| {
-            let tables: Vec<_> = names(dir).into_iter().filter(|name| name.ends_with(".sst")).collect();
+            let tables: Vec<_> = names(dir)
+                .into_iter()
+                .filter(|name| Path::new(name).extension().is_some_and(|end| end == "sst"))
+                .collect();
             for table in tables {
                 fs::remove_file(dir.join(table)).unwrap();
             }

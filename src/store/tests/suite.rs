@@ -25,7 +25,8 @@ struct Folder {
 impl StoreBuilder<TypeConfig, RocksLogStore, StateMachineStore, Folder> for Builder {
     async fn build(&self) -> Result<(Folder, RocksLogStore, StateMachineStore), StorageError<TypeConfig>> {
         let Node { store, durable, data, dir } = Node::new();
-        let log = RocksLogStore::open(&data.log(), LogOptions::default(), std::sync::Arc::new(|_| {})).unwrap();
+        let log =
+            RocksLogStore::open(&data.log(), LogOptions::default(), std::sync::Arc::new(|_| {})).unwrap();
         Ok((Folder { _durable: durable, _data: data, _dir: dir }, log, store))
     }
 }
