@@ -102,9 +102,9 @@ options! {
     #[arg(env = "KVORUM_LOG_FORMAT", value_name = "FORMAT", help_heading = LOGGING)]
     log_format: LogFormat = Some(LogFormat::Text);
 
-    /// Least level of events that are logged, in general and by target (default `info,openraft=warn,actix=warn,actix_http=off`)
+    /// Least level of events that are logged, in general and by target (default `info,openraft=error,actix=warn,actix_http=off`)
     #[arg(env = "KVORUM_LOG_FILTER", value_name = "FILTER", help_heading = LOGGING)]
-    log_filter: String = Some("info,openraft=warn,actix=warn,actix_http=off".into());
+    log_filter: String = Some("info,openraft=error,actix=warn,actix_http=off".into());
 
     /// Longest key (default 4096)
     #[arg(env = "KVORUM_MAX_KEY_BYTES", value_name = "BYTES", help_heading = LIMITS)]

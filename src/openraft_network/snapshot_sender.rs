@@ -107,7 +107,7 @@ pub async fn send(
         // A file that can't be read explains a broken exchange better.
         biased;
         closed = cancel => Err(StreamingError::Closed(closed)),
-        error = give_up(reader, &progress) => {
+        error = give_up(reader, &progress, STALL, INSTALL) => {
             tracing::error!(%error, target, "a snapshot could not be sent");
             Err(StreamingError::Unreachable(Unreachable::new(&error)))
         }
@@ -115,14 +115,21 @@ pub async fn send(
     }
 }
 
-/// Ends when there is no point in waiting for the exchange to end.
-async fn give_up(mut reader: JoinHandle<io::Result<()>>, progress: &AtomicU64) -> io::Error {
+/// Ends when there is no point in waiting for the exchange to end: the files can't
+/// be read, the peer took none of them for `stall`, or it has had all of them for
+/// `install`.
+async fn give_up(
+    mut reader: JoinHandle<io::Result<()>>,
+    progress: &AtomicU64,
+    stall: Duration,
+    install: Duration,
+) -> io::Error {
     let timed_out = |what: &str| io::Error::new(io::ErrorKind::TimedOut, what);
     loop {
         let before = progress.load(Ordering::Relaxed);
-        match tokio::time::timeout(STALL, &mut reader).await {
+        match tokio::time::timeout(stall, &mut reader).await {
             Ok(Ok(Ok(()))) => {
-                tokio::time::sleep(INSTALL).await;
+                tokio::time::sleep(install).await;
                 return timed_out("the peer does not say whether it has installed the snapshot");
             }
             Ok(Ok(Err(error))) => return error,
@@ -221,15 +228,4 @@ impl Checksum {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pace_is_kept_and_none_is_no_pause() {
-        let started = Instant::now();
-        assert_eq!(Pace { bytes_per_second: 0 }.pause(u64::MAX, started), Duration::ZERO);
-        let pause = Pace { bytes_per_second: 1000 }.pause(60_000, started);
-        assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&pause), "{pause:?}");
-        assert_eq!(Pace { bytes_per_second: u64::MAX }.pause(1, started), Duration::ZERO);
-    }
-}
+mod tests;

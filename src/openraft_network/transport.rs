@@ -3,6 +3,7 @@
 //! Knows addresses, headers, deadlines and status codes; knows nothing of what
 //! the messages mean. Every call has a deadline.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 
 use super::wire::{BINARY, Encoding, HEADER_CLUSTER, HEADER_FROM, HEADER_TO, JSON, MAX_FRAME_BYTES};
 use crate::NodeId;
@@ -104,6 +106,8 @@ struct Inner {
     heartbeat: Client<HttpConnector, PeerBody>,
     snapshot: Client<HttpConnector, PeerBody>,
     forward: Client<HttpConnector, PeerBody>,
+    /// Peers that could not be reached when last tried.
+    down: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Transport {
@@ -130,6 +134,7 @@ impl Transport {
                 heartbeat: new_client(),
                 snapshot: new_client(),
                 forward: new_client(),
+                down: Mutex::default(),
             }),
         })
     }
@@ -180,11 +185,14 @@ impl Transport {
         };
         let response = client.request(request).await.map_err(|error| {
             if error.is_connect() {
-                CallError::Unreachable { target, addr: addr.to_owned(), reason: root_cause(&error) }
+                let reason = root_cause(&error);
+                self.note_reachable(target, addr, Err(&reason));
+                CallError::Unreachable { target, addr: addr.to_owned(), reason }
             } else {
                 broken(root_cause(&error))
             }
         })?;
+        self.note_reachable(target, addr, Ok(()));
         if response.status() == StatusCode::OK {
             return Ok(response);
         }
@@ -194,6 +202,21 @@ impl Transport {
             Err(error) => error.to_string(),
         };
         Err(CallError::Refused { target, addr: addr.to_owned(), status, message })
+    }
+
+    /// Logs a peer's going and coming, once each: who retries many times a second
+    /// must not fill the log.
+    fn note_reachable(&self, target: NodeId, addr: &str, reachable: Result<(), &str>) {
+        let mut down = self.inner.down.lock();
+        match reachable {
+            Ok(()) if down.remove(&target) => {
+                tracing::info!(node = target, addr, "a peer is reachable again")
+            }
+            Err(reason) if down.insert(target) => {
+                tracing::warn!(node = target, addr, reason, "a peer can't be reached");
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Sends one message and reads the whole answer, both within `deadline`.

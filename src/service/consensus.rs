@@ -127,6 +127,10 @@ impl Service {
                 match attempt().await {
                     Ok(value) => return Ok(value),
                     Err(ForwardError::Unknown(reason)) => return Err(Error::Unknown { reason }),
+                    Err(ForwardError::NotLeader { .. }) if self.is_leader() => format!(
+                        "node {} leads but has lost its majority; a majority of the voters must be running and reachable",
+                        self.node_id()
+                    ),
                     Err(ForwardError::NotLeader { .. }) => "the leader is changing".to_owned(),
                     Err(ForwardError::Unavailable(reason)) => reason,
                 }
@@ -188,6 +192,11 @@ impl Service {
 
     async fn propose_forwarded(&self, proposals: Vec<Proposal>) -> Vec<Result<Outcome, ForwardError>> {
         let count = proposals.len();
+        // A newer node may forward what this one could not apply.
+        if let Some(error) = proposals.iter().find_map(|proposal| proposal.decode().err()) {
+            let reason = format!("node {} can't propose it: {error}", self.node_id());
+            return vec![Err(ForwardError::Unavailable(reason)); count];
+        }
         let permits = u32::try_from(count).unwrap_or(u32::MAX);
         let Ok(_permit) = self.inner.waiting_writes.try_acquire_many(permits) else {
             let error = ForwardError::Unavailable(Error::Overloaded { node: self.node_id() }.to_string());

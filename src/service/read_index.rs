@@ -140,7 +140,11 @@ impl ReadIndex {
                 Err(ForwardError::NotLeader { leader: forward.leader_id.zip(addr) })
             }
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing)))) => {
-                Err(ForwardError::Unavailable(format!("no majority confirms the leader: {missing}")))
+                Err(ForwardError::Unavailable(format!(
+                    "no majority confirms that node {} leads: only {:?} answered",
+                    self.inner.transport.node_id(),
+                    missing.got
+                )))
             }
             Ok(Err(RaftError::Fatal(fatal))) => Err(ForwardError::Unavailable(fatal.to_string())),
             Err(_) => Err(ForwardError::Unavailable(format!(

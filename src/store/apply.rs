@@ -27,14 +27,21 @@ const CLEARED_PER_COMMAND: usize = 8;
 
 /// Applies `proposal` inside `session` and answers what happened.
 ///
-/// A command that does not decode is refused by every replica alike rather than
-/// stopping the node: a newer node may have proposed it during an upgrade.
+/// Garbage is refused by every replica alike. A command of a newer version is
+/// not: newer replicas carry it out, so this one stops rather than diverge.
 ///
 /// # Errors
-/// Only trouble with this node's storage, which must stop it.
+/// Trouble with this node's storage, or a command that only a newer release
+/// understands; both must stop the node.
 pub fn apply(session: &mut WriteSession<'_>, proposal: &Proposal) -> Result<Outcome, StorageError> {
     let command = match proposal.decode() {
         Ok(command) => command,
+        Err(source @ DecodeError::Version { .. }) => {
+            return Err(StorageError::Corrupt {
+                what: "a log entry of a newer release; upgrade this node: it",
+                source,
+            });
+        }
         Err(error) => {
             let result = OutcomeResult::Rejected(Rejection::Undecodable(error.to_string()));
             return Ok(Outcome { revision: session.revision(), result });
@@ -235,3 +242,6 @@ fn first_to_expire(session: &WriteSession<'_>) -> Result<Option<Expiry>, Storage
         read_expiry_key(key.clone()).map_err(|source| corrupt("an idempotency expiry", source))?;
     Ok(Some(Expiry { key, expires_at, token }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -350,13 +350,18 @@ pub fn sync_dir(dir: &Path) -> Result<(), StorageError> {
 /// Creates the folder and those above it, each with a durable name: a node that
 /// has promised something must not come back without it.
 fn create_root(root: &Path) -> Result<(), StorageError> {
-    let missing: Vec<_> = root.ancestors().take_while(|folder| !folder.exists()).collect();
+    let missing: Vec<_> = missing_folders(root).collect();
     create_dir(root)?;
     for folder in missing {
         let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
         sync_dir(parent.unwrap_or(Path::new(".")))?;
     }
     Ok(())
+}
+
+/// The folder and those above it, as far as they are not there.
+fn missing_folders(folder: &Path) -> impl Iterator<Item = &Path> {
+    folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
 }
 
 fn create_dir(path: &Path) -> Result<(), StorageError> {
@@ -378,6 +383,18 @@ mod tests {
         let dir = DataDir::open(&root, 7).unwrap();
         let joined = Belonging { cluster_id: ClusterId(0xabc), adopted: true, joined_in_term: 3 };
         assert_eq!(dir.belonging(), Some(joined));
+    }
+
+    #[test]
+    fn folders_above_are_made_and_relative_ones_are_understood() {
+        let tmp = tempfile::tempdir().unwrap();
+        let deep = tmp.path().join("a/b/c");
+        drop(DataDir::open(&deep, 1).unwrap());
+        assert!(deep.join("IDENTITY").exists());
+        // Relative to where the test runs, which is no place to leave anything.
+        let missing: Vec<_> = missing_folders(Path::new("no/such/folder")).collect();
+        assert_eq!(missing, [Path::new("no/such/folder"), Path::new("no/such"), Path::new("no")]);
+        assert_eq!(missing_folders(tmp.path()).count(), 0);
     }
 
     #[test]

@@ -361,7 +361,9 @@ impl StateMachineStore {
         let generation = self.shared.generation.load();
         let mut session = generation.store().begin();
         let mut applied = self.shared.applied.lock().clone();
-        let mut membership_changed = false;
+        // With every membership of the batch: what is stored must not depend on where
+        // this replica happened to cut the log (I3).
+        let mut known_nodes = None;
         let mut answers = Vec::with_capacity(batch.len());
         let entries = batch.len() as u64;
         for (entry, responder) in batch {
@@ -369,7 +371,9 @@ impl StateMachineStore {
                 EntryPayload::Normal(proposal) => apply(&mut session, proposal)?,
                 EntryPayload::Membership(membership) => {
                     applied.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
-                    membership_changed = true;
+                    known_nodes
+                        .get_or_insert_with(|| self.shared.known_nodes.lock().clone())
+                        .extend(membership.nodes().map(|(id, _)| *id));
                     Outcome { revision: session.revision(), result: OutcomeResult::Nothing }
                 }
                 EntryPayload::Blank => {
@@ -386,16 +390,16 @@ impl StateMachineStore {
             put_log_id(&mut out, log_id);
             session.set_meta(APPLIED, out);
         }
-        if membership_changed {
-            let mut known = self.shared.known_nodes.lock();
-            known.extend(applied.membership.nodes().map(|(id, _)| *id));
-            session.set_meta(KNOWN_NODES, encode_known_nodes(&known));
-            drop(known);
+        if let Some(known_nodes) = &known_nodes {
+            session.set_meta(KNOWN_NODES, encode_known_nodes(known_nodes));
             let mut out = vec![META_VERSION];
             put_stored_membership(&mut out, &applied.membership);
             session.set_meta(MEMBERSHIP, out);
         }
         session.commit()?;
+        if let Some(known_nodes) = known_nodes {
+            *self.shared.known_nodes.lock() = known_nodes;
+        }
         self.publish_applied(applied);
         self.shared.counters.entries.fetch_add(entries, Ordering::Relaxed);
         self.shared.counters.batches.fetch_add(1, Ordering::Relaxed);
