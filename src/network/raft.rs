@@ -3,6 +3,8 @@
 //! Actix's request bodies belong to the worker thread that reads them, and Raft
 //! runs on a runtime of its own; bounded channels carry the pieces between them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use actix_web::web::{self, Bytes, Payload};
@@ -25,13 +27,60 @@ use crate::service::Service;
 /// Pieces of a stream that may wait between a worker and Raft.
 const PIECES_AHEAD: usize = 16;
 
+/// Bytes of whole messages that may be in memory at once, over all workers. Far
+/// above what peers send; it bounds what strangers can make a node hold.
+const MAX_BODIES_BYTES: usize = 4 * MAX_FRAME_BYTES;
+
 /// What registers the routes for peers with each worker.
 pub fn routes(
     inbound: &Inbound,
     service: &Service,
 ) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + use<> {
     let (inbound, service) = (inbound.clone(), service.clone());
-    move |config| configure(config, &inbound, &service)
+    let budget = web::Data::new(Budget(AtomicUsize::new(0)));
+    move |config| {
+        config.app_data(budget.clone());
+        configure(config, &inbound, &service);
+    }
+}
+
+/// Bytes of message bodies that are in memory.
+struct Budget(AtomicUsize);
+
+/// A body with its share of the budget.
+struct Body<'a> {
+    bytes: web::BytesMut,
+    counted: usize,
+    budget: &'a Budget,
+}
+
+impl<'a> Body<'a> {
+    fn new(budget: &'a Budget) -> Self {
+        Self { bytes: web::BytesMut::new(), counted: 0, budget }
+    }
+
+    fn push(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let size = self.bytes.len() + piece.len();
+        if size > MAX_FRAME_BYTES {
+            let (what, limit) = ("the message", MAX_FRAME_BYTES);
+            return Err(Error::TooLarge { what, size, limit, option: "not configurable" });
+        }
+        let before = self.budget.0.fetch_add(piece.len(), Ordering::Relaxed);
+        // Given back with the body, refused or not.
+        self.counted += piece.len();
+        if before + piece.len() > MAX_BODIES_BYTES {
+            let reason = "too many messages from peers are being read".to_owned();
+            return Err(Error::Unavailable { reason, retry_after: std::time::Duration::from_secs(1) });
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+impl Drop for Body<'_> {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.counted, Ordering::Relaxed);
+    }
 }
 
 fn configure(config: &mut web::ServiceConfig, inbound: &Inbound, service: &Service) {
@@ -86,22 +135,16 @@ fn admit(inbound: &Inbound, request: &HttpRequest) -> Result<Sender, Refusal> {
 }
 
 /// Reads a whole body of bounded size.
-async fn read_body(mut payload: Payload) -> Result<Bytes, HttpResponse> {
-    let mut body = web::BytesMut::new();
+async fn read_body(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, HttpResponse> {
+    let budget = request.app_data::<web::Data<Budget>>().expect("the budget is registered with the routes");
+    let mut body = Body::new(budget);
     while let Some(piece) = payload.next().await {
         let piece =
             piece.map_err(|error| error_response(Error::Invalid(format!("the body broke off: {error}"))))?;
-        if body.len() + piece.len() > MAX_FRAME_BYTES {
-            return Err(error_response(Error::TooLarge {
-                what: "the message",
-                size: body.len() + piece.len(),
-                limit: MAX_FRAME_BYTES,
-                option: "fixed",
-            }));
-        }
-        body.extend_from_slice(&piece);
+        body.push(&piece).map_err(error_response)?;
     }
-    Ok(body.freeze())
+    // What it is decoded to waits in queues that have bounds of their own.
+    Ok(std::mem::take(&mut body.bytes).freeze())
 }
 
 fn refused(refusal: &Refusal) -> HttpResponse {
@@ -161,7 +204,7 @@ async fn append(request: HttpRequest, payload: Payload, inbound: web::Data<Inbou
             .insert_header((CONTENT_TYPE, content_type))
             .streaming(ReceiverStream::new(answers).map(Ok::<_, std::convert::Infallible>));
     }
-    match read_body(payload).await {
+    match read_body(&request, payload).await {
         Ok(body) => answer(encoding, inbound.append(sender, encoding, body).await),
         Err(response) => response,
     }
@@ -176,7 +219,7 @@ macro_rules! unary {
                 Err(refusal) => return refused(&refusal),
             };
             let (encoding, _) = encoding(&request);
-            match read_body(payload).await {
+            match read_body(&request, payload).await {
                 Ok(body) => answer(encoding, inbound.$name(sender, encoding, body).await),
                 Err(response) => response,
             }
@@ -206,7 +249,7 @@ async fn forward(
     if let Err(refusal) = admit(&inbound, &request) {
         return refused(&refusal);
     }
-    let body = match read_body(payload).await {
+    let body = match read_body(&request, payload).await {
         Ok(body) => body,
         Err(response) => return response,
     };
@@ -226,7 +269,7 @@ async fn read_json<T: DeserializeOwned>(
     inbound: &Inbound,
 ) -> Result<T, HttpResponse> {
     admit(inbound, request).map_err(|refusal| refused(&refusal))?;
-    let body = read_body(payload).await?;
+    let body = read_body(request, payload).await?;
     serde_json::from_slice(&body).map_err(|error| error_response(Error::Invalid(error.to_string())))
 }
 
