@@ -335,7 +335,7 @@ impl Service {
         }
         let introduction = self.probe(id, &addr).await.map_err(|error| unreachable(id, &error))?;
         self.check_newcomer(id, &addr, &introduction)?;
-        let adding = self.inner.raft.add_learner(id, Member { addr }, false);
+        let adding = || self.inner.raft.add_learner(id, Member { addr: addr.clone() }, false);
         self.committed(adding, "adding the learner").await?;
         self.wait_caught_up(id).await
     }
@@ -417,7 +417,7 @@ impl Service {
         if !voters.contains(&self.node_id()) {
             self.hand_over_before_leaving(&voters).await?;
         }
-        let changing = self.inner.raft.change_membership(voters, false);
+        let changing = || self.inner.raft.change_membership(voters.clone(), false);
         self.committed(changing, "changing the membership").await
     }
 
@@ -491,7 +491,7 @@ impl Service {
             return self.change_voters_here(voters, force).await;
         }
         let removing =
-            self.inner.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false);
+            || self.inner.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false);
         self.committed(removing, "removing the learner").await
     }
 
@@ -543,20 +543,33 @@ impl Service {
         }
     }
 
-    async fn committed<T>(
-        &self,
-        change: impl Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
-        what: &str,
-    ) -> Result<(), Error> {
-        match tokio::time::timeout(CHANGE_TIMEOUT, change).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(error))) => Err(self.change_error(error)),
-            Ok(Err(RaftError::Fatal(fatal))) => {
-                Err(Error::Internal { node: self.node_id(), reason: fatal.to_string() })
+    /// Proposes `change` and waits until it is committed.
+    ///
+    /// A leader can't change the membership before an entry of its own term is
+    /// committed, and with it what its predecessor left. Right after an election,
+    /// and so after `init`, that takes a moment, which is waited for here.
+    async fn committed<T, F>(&self, change: impl Fn() -> F, what: &str) -> Result<(), Error>
+    where
+        F: Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
+    {
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        let settled_by = Instant::now() + self.inner.options.request_timeout;
+        loop {
+            match tokio::time::timeout_at(deadline, change()).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+                )))) if Instant::now() < settled_by => tokio::time::sleep(POLL).await,
+                Ok(Err(RaftError::APIError(error))) => return Err(self.change_error(error)),
+                Ok(Err(RaftError::Fatal(fatal))) => {
+                    return Err(Error::Internal { node: self.node_id(), reason: fatal.to_string() });
+                }
+                Err(_) => {
+                    return Err(Error::StillRunning(format!(
+                        "{what} did not commit within {CHANGE_TIMEOUT:?}; it goes on and may still do so, see GET /v1/members"
+                    )));
+                }
             }
-            Err(_) => Err(Error::StillRunning(format!(
-                "{what} did not commit within {CHANGE_TIMEOUT:?}; it goes on and may still do so, see GET /v1/members"
-            ))),
         }
     }
 
