@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::{Builder, TestCluster, eventually};
+use crate::support::cluster::{Builder, TestCluster};
+use crate::support::eventually;
 
 fn partitionable() -> Builder {
     Builder::new().with_links().options(|options| options.request_timeout_ms = Some(1_500))

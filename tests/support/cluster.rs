@@ -12,7 +12,11 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Acknowledged, Answer, Http, Links, Mode, TestNode, eventually, free_addr};
+use super::eventually;
+use super::http::{Answer, Http};
+use super::links::Links;
+use super::load::Acknowledged;
+use super::node::{Mode, TestNode, free_addr};
 
 /// Clusters that run at once, whatever the number of test threads: with more of
 /// them, elections on a small machine begin to depend on luck.
@@ -197,7 +201,7 @@ impl TestCluster {
     async fn try_status(&self, node: &TestNode) -> Result<Status, String> {
         let http = self.http.with_timeout(Duration::from_secs(5));
         let answer = http.send("GET", &node.addr, "/v1/status", &[], "").await;
-        let answer = answer.map_err(|trouble| format!("{trouble:?}"))?;
+        let answer = answer.map_err(|trouble| trouble.to_string())?;
         serde_json::from_slice(&answer.body).map_err(|error| error.to_string())
     }
 
