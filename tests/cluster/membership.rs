@@ -140,12 +140,12 @@ async fn a_learner_that_is_not_what_it_should_be_is_refused() {
 async fn a_node_id_is_not_given_to_an_empty_folder_again() {
     let mut cluster = Builder::new().form(3).await;
     let leader = cluster.leader().await;
-    let leaver = cluster.other_than(leader);
-    let path = format!("/v1/members/{leaver}");
+    let departed = cluster.other_than(leader);
+    let path = format!("/v1/members/{departed}");
     cluster.http.call("DELETE", cluster.addr(leader), &path, &[], "").await.ok();
-    cluster.node(leaver).terminate().await;
-    cluster.add_node(leaver).await;
-    let (message, _) = cluster.add_learner(leader, leaver).await.error(409, "node_id_in_use");
+    cluster.node(departed).terminate().await;
+    cluster.add_node(departed).await;
+    let (message, _) = cluster.add_learner(leader, departed).await.error(409, "node_id_in_use");
     assert!(message.contains("never used"), "{message}");
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::cluster::TestCluster;
 
-/// Random numbers from a seed (SplitMix64).
+/// Random numbers from a seed (`SplitMix64`).
 #[derive(Debug, Clone)]
 pub(crate) struct Dice(u64);
 

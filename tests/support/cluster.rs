@@ -7,7 +7,7 @@ use std::time::Duration;
 use kvorum::NodeId;
 use kvorum::config::Options;
 use kvorum::service::{Members, Status};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -303,10 +303,8 @@ impl TestCluster {
                 let revision = item["mod_revision"].as_i64().unwrap();
                 found.insert(text("key"), Acknowledged { value: text("value"), revision });
             }
-            match &page["cursor"] {
-                Value::String(next) => cursor = format!("&cursor={next}"),
-                _ => return found,
-            }
+            let Some(next) = page["cursor"].as_str() else { return found };
+            cursor = format!("&cursor={next}");
         }
     }
 
