@@ -1,7 +1,9 @@
 //! Nodes that were away come back: by the log, or by a snapshot when the log that
 //! they need is gone.
 
-use crate::support::{Builder, Load, TestCluster, eventually};
+use crate::support::cluster::{Builder, TestCluster};
+use crate::support::eventually;
+use crate::support::load::Load;
 
 /// Writes until `id`, which is down, needs a snapshot to come back.
 async fn write_until_purged_for(cluster: &TestCluster, last_log_index: u64, load: &Load) {

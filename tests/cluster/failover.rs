@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Builder, Load, Mode};
+use crate::support::cluster::Builder;
+use crate::support::load::Load;
+use crate::support::node::Mode;
 
 async fn fails_over(mode: Mode) {
     let mut cluster = Builder::new().mode(mode).form(3).await;

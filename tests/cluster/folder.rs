@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use crate::support::{BINARY, Builder, free_addr};
+use crate::support::cluster::Builder;
+use crate::support::node::{BINARY, free_addr};
 
 /// Starts a node that is expected to refuse its folder at once.
 fn serve(id: u64, data_dir: &std::path::Path) -> Output {
@@ -24,7 +25,7 @@ async fn a_folder_in_use_or_of_another_node_is_refused_and_unharmed() {
     let mut cluster = Builder::new().form(1).await;
     cluster.put(1, "k", "v").await.ok();
     let data_dir = cluster.nodes[&1].data_dir();
-    assert_refused(&serve(1, &data_dir), "used by");
+    assert_refused(&serve(1, &data_dir), "in use by a running process");
     cluster.node(1).terminate().await;
     assert_refused(&serve(2, &data_dir), "--id 1");
     cluster.node(1).start().await;

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, Builder, TestCluster};
+use crate::support::cluster::{Builder, TestCluster};
+use crate::support::http::Answer;
 
 async fn put_once(cluster: &TestCluster, through: u64, token: &str, value: &str) -> Answer {
     let headers = [("idempotency-key", token)];

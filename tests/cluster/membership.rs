@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::support::{Builder, Load, eventually, free_addr};
+use crate::support::cluster::Builder;
+use crate::support::eventually;
+use crate::support::load::Load;
+use crate::support::node::free_addr;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_grows_from_one_to_three_to_five_and_shrinks_to_one() {
@@ -137,19 +140,18 @@ async fn a_learner_that_is_not_what_it_should_be_is_refused() {
 async fn a_node_id_is_not_given_to_an_empty_folder_again() {
     let mut cluster = Builder::new().form(3).await;
     let leader = cluster.leader().await;
-    let leaver = cluster.other_than(leader);
-    let path = format!("/v1/members/{leaver}");
+    let departed = cluster.other_than(leader);
+    let path = format!("/v1/members/{departed}");
     cluster.http.call("DELETE", cluster.addr(leader), &path, &[], "").await.ok();
-    cluster.node(leaver).terminate().await;
-    cluster.add_node(leaver).await;
-    let (message, _) = cluster.add_learner(leader, leaver).await.error(409, "node_id_in_use");
+    cluster.node(departed).terminate().await;
+    cluster.add_node(departed).await;
+    let (message, _) = cluster.add_learner(leader, departed).await.error(409, "node_id_in_use");
     assert!(message.contains("never used"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn adding_a_slow_learner_answers_at_the_time_limit_and_goes_on() {
     let mut cluster = Builder::new()
-        .short_log()
         .options(|options| {
             options.learner_catch_up_timeout_ms = Some(500);
             options.snapshot_rate_bytes_per_second = Some("64KiB".parse().unwrap());
@@ -167,10 +169,8 @@ async fn adding_a_slow_learner_answers_at_the_time_limit_and_goes_on() {
         .collect();
         cluster.http.put(cluster.addr(1), &format!("k{number}"), value).await.ok();
     }
-    eventually("the log is purged", async || {
-        cluster.status(1).await.purged_index.ok_or("not yet".to_owned())
-    })
-    .await;
+    cluster.http.call("POST", cluster.addr(1), "/v1/snapshot", &[], "").await.ok();
+    assert!(cluster.status(1).await.purged_index.is_some());
     cluster.add_node(2).await;
     let (message, details) = cluster.add_learner(1, 2).await.error(504, "timeout");
     assert!(message.contains("goes on"), "{message}");
@@ -181,5 +181,24 @@ async fn adding_a_slow_learner_answers_at_the_time_limit_and_goes_on() {
         if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
     })
     .await;
+    cluster.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_just_elected_takes_changes_at_once() {
+    let mut cluster = Builder::new().start(3).await;
+    cluster.http.post(cluster.addr(1), "/init", &json!([])).await.ok();
+    cluster.add_learner(1, 2).await.ok();
+    cluster.add_learner(1, 3).await.ok();
+    cluster.change_membership(1, &[1, 2]).await.ok();
+    for to in [2, 1, 2] {
+        cluster.http.post(cluster.addr(1), "/v1/leader/transfer", &json!({ "to": to })).await.ok();
+        // A node that left comes back with all that it had.
+        cluster.add_learner(1, 3).await.ok();
+        cluster.change_membership(1, &[1, 2, 3]).await.ok();
+        cluster.http.post(cluster.addr(1), "/v1/leader/transfer", &json!({ "to": 3 })).await.ok();
+        cluster.change_membership(1, &[1, 2]).await.ok();
+    }
+    cluster.node(3).terminate().await;
     cluster.settle().await;
 }

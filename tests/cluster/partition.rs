@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::support::{Builder, TestCluster, eventually};
+use crate::support::cluster::{Builder, TestCluster};
+use crate::support::eventually;
 
 fn partitionable() -> Builder {
     Builder::new().with_links().options(|options| options.request_timeout_ms = Some(1_500))
 }
 
-async fn isolate(cluster: &TestCluster, id: u64) -> Vec<u64> {
+fn isolate(cluster: &TestCluster, id: u64) -> Vec<u64> {
     cluster.links.isolate(id, cluster.ids());
     cluster.ids().into_iter().filter(|other| *other != id).collect()
 }
@@ -18,7 +19,7 @@ async fn an_isolated_leader_acknowledges_nothing_and_the_majority_goes_on() {
     let cluster = partitionable().form(3).await;
     let old = cluster.leader().await;
     cluster.put(old, "k", "before").await.ok();
-    let majority = isolate(&cluster, old).await;
+    let majority = isolate(&cluster, old);
 
     // Some while it still believes to lead, some after.
     for number in 0..3 {
@@ -54,7 +55,7 @@ async fn an_isolated_follower_that_comes_back_does_not_depose_the_leader() {
     let leader = cluster.leader().await;
     let term = cluster.status(leader).await.term;
     let follower = cluster.other_than(leader);
-    let majority = isolate(&cluster, follower).await;
+    let majority = isolate(&cluster, follower);
     // It knows by now that it has heard of no leader for too long.
     eventually("the follower misses its leader", async || {
         let answer = cluster.http.get(cluster.addr(follower), "/v1/kv/k").await;

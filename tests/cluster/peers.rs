@@ -6,7 +6,10 @@ use kvorum::{NodeId, TypeConfig, Vote};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use serde_json::json;
 
-use crate::support::{Answer, Builder, Load, TestCluster, eventually};
+use crate::support::cluster::{Builder, TestCluster};
+use crate::support::eventually;
+use crate::support::http::Answer;
+use crate::support::load::Load;
 
 /// A vote request of a term far ahead, which would depose any leader.
 fn coup(from: NodeId) -> String {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::Builder;
+use crate::support::cluster::Builder;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_follower_forwards_writes_and_serves_linearizable_reads() {

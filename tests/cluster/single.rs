@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::{Builder, Mode};
+use crate::support::cluster::Builder;
+use crate::support::node::Mode;
 
 async fn keeps_its_data(mode: Mode) {
     let mut cluster = Builder::new().mode(mode).start(1).await;

@@ -8,7 +8,9 @@ use tokio::task::JoinHandle;
 
 use super::history::{Action, KEYS, Operation, Outcome};
 use super::nemesis::Dice;
-use crate::support::{Answer, Http, PATIENCE, TestCluster, Trouble};
+use crate::support::PATIENCE;
+use crate::support::cluster::TestCluster;
+use crate::support::http::{Answer, Http, Trouble};
 
 const WRITERS: u64 = 4;
 const READERS: u64 = 3;

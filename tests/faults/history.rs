@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::support::TestCluster;
+use crate::support::cluster::TestCluster;
 
 /// The keys that clients work on: few, so that operations meet.
 pub(crate) const KEYS: [&str; 4] = ["a", "b", "c", "d"];

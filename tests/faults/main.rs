@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use self::clients::Clients;
 use self::nemesis::Nemesis;
-use self::support::Builder;
+use self::support::cluster::Builder;
 
 /// How long faults go on unless told otherwise.
 const DEFAULT_SECONDS: u64 = 20;

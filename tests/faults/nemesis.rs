@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use kvorum::NodeId;
 use serde_json::json;
 
-use crate::support::TestCluster;
+use crate::support::cluster::TestCluster;
 
-/// Random numbers from a seed (SplitMix64).
+/// Random numbers from a seed (`SplitMix64`).
 #[derive(Debug, Clone)]
 pub(crate) struct Dice(u64);
 
@@ -89,6 +89,9 @@ impl Nemesis {
     pub(crate) async fn end(&mut self, cluster: &mut TestCluster) {
         cluster.links.heal();
         cluster.settle().await;
+        for node in cluster.nodes.values() {
+            assert!(!node.log().contains("panicked at"), "node {} panicked", node.id);
+        }
     }
 
     pub(crate) fn summary(&self) -> String {
@@ -114,7 +117,8 @@ impl Nemesis {
                 }
             }
             Fault::Restart => {
-                cluster.node(any).terminate().await;
+                let (code, _) = cluster.node(any).terminate().await;
+                assert_eq!(code, Some(0), "node {any} did not stop cleanly");
                 cluster.node(any).start().await;
             }
             Fault::Pause => {

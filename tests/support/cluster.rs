@@ -7,12 +7,16 @@ use std::time::Duration;
 use kvorum::NodeId;
 use kvorum::config::Options;
 use kvorum::service::{Members, Status};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Acknowledged, Answer, Http, Links, Mode, TestNode, eventually, free_addr};
+use super::eventually;
+use super::http::{Answer, Http};
+use super::links::Links;
+use super::load::Acknowledged;
+use super::node::{Mode, TestNode, free_addr};
 
 /// Clusters that run at once, whatever the number of test threads: with more of
 /// them, elections on a small machine begin to depend on luck.
@@ -197,7 +201,7 @@ impl TestCluster {
     async fn try_status(&self, node: &TestNode) -> Result<Status, String> {
         let http = self.http.with_timeout(Duration::from_secs(5));
         let answer = http.send("GET", &node.addr, "/v1/status", &[], "").await;
-        let answer = answer.map_err(|trouble| format!("{trouble:?}"))?;
+        let answer = answer.map_err(|trouble| trouble.to_string())?;
         serde_json::from_slice(&answer.body).map_err(|error| error.to_string())
     }
 
@@ -299,10 +303,8 @@ impl TestCluster {
                 let revision = item["mod_revision"].as_i64().unwrap();
                 found.insert(text("key"), Acknowledged { value: text("value"), revision });
             }
-            match &page["cursor"] {
-                Value::String(next) => cursor = format!("&cursor={next}"),
-                _ => return found,
-            }
+            let Some(next) = page["cursor"].as_str() else { return found };
+            cursor = format!("&cursor={next}");
         }
     }
 

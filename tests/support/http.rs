@@ -1,6 +1,7 @@
 //! HTTP as a client without opinions speaks it: one request, one answer, nothing
 //! repeated, and it says whether a failed request may have arrived.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,15 @@ pub(crate) enum Trouble {
     NotSent(String),
     /// The request may have been carried out.
     Lost(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSent(why) => write!(f, "not sent: {why}"),
+            Self::Lost(why) => write!(f, "lost: {why}"),
+        }
+    }
 }
 
 /// An answer with its whole body.
@@ -138,7 +148,7 @@ impl Http {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Answer {
-        self.send(method, addr, path, headers, body).await.unwrap_or_else(|trouble| panic!("{trouble:?}"))
+        self.send(method, addr, path, headers, body).await.unwrap_or_else(|trouble| panic!("{trouble}"))
     }
 
     pub(crate) async fn get(&self, addr: &str, path: &str) -> Answer {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::{Http, PATIENCE, POLL, eventually};
+use super::http::Http;
+use super::{PATIENCE, POLL, eventually};
 
 /// A write that the cluster acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]

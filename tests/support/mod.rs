@@ -5,19 +5,13 @@
 //! conditions, with a deadline that a busy machine keeps easily. Only processes
 //! that were started here are ended.
 
-mod cluster;
-mod http;
-mod links;
-mod load;
-mod node;
+pub(crate) mod cluster;
+pub(crate) mod http;
+pub(crate) mod links;
+pub(crate) mod load;
+pub(crate) mod node;
 
 use std::time::{Duration, Instant};
-
-pub(crate) use cluster::{Builder, TestCluster};
-pub(crate) use http::{Answer, Http, Trouble};
-pub(crate) use links::Links;
-pub(crate) use load::{Acknowledged, Load};
-pub(crate) use node::{BINARY, Mode, TestNode, copy_dir, free_addr};
 
 /// How long a condition may take to come true. Ample: it only costs time when a
 /// test fails.

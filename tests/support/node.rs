@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use kvorum::config::{Config, Options, Secret, ServeArgs};
 use kvorum::{Node, NodeId, start_node};
 
-use super::{Http, PATIENCE, POLL};
+use super::http::Http;
+use super::{PATIENCE, POLL};
 
 /// The server's binary.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_kvorum");
@@ -189,8 +190,17 @@ impl TestNode {
         }
     }
 
-    /// Ends it as a crash would: `kill -9`.
+    /// Ends it as a crash would: `kill -9`. A process that has ended by itself is
+    /// a failure of the test.
     pub(crate) fn kill(&mut self) {
+        if let Running::Process(child) = &mut self.running {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "node {} ended by itself: {ended:?}", self.id);
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
         self.paused = false;
         match std::mem::replace(&mut self.running, Running::Nothing) {
             Running::Nothing => {}
@@ -269,7 +279,7 @@ impl TestNode {
 
 impl Drop for TestNode {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
     }
 }
 
