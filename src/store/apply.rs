@@ -36,7 +36,7 @@ const CLEARED_PER_COMMAND: usize = 8;
 pub fn apply(session: &mut WriteSession<'_>, proposal: &Proposal) -> Result<Outcome, StorageError> {
     let command = match proposal.decode() {
         Ok(command) => command,
-        Err(source @ DecodeError::Version { .. }) => {
+        Err(source @ DecodeError::Version { found, known, .. }) if found > known => {
             return Err(StorageError::Corrupt {
                 what: "a log entry of a newer release; upgrade this node: it",
                 source,

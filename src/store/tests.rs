@@ -79,7 +79,7 @@ fn entry(index: u64) -> Entry {
         0 => Payload::Membership(membership(0)),
         _ if index.is_multiple_of(TERM_ENTRIES) => Payload::Blank,
         _ if index % 50 == 7 => Payload::Membership(membership(index)),
-        _ if index % 37 == 5 => Payload::Normal(Proposal::from_bytes(Bytes::from_static(b"\x63newer"))),
+        _ if index % 37 == 5 => Payload::Normal(Proposal::from_bytes(Bytes::from_static(b"\x00noise"))),
         _ => Payload::Normal(command(index, &mut dice).encode()),
     };
     Entry { log_id: log_id(index), payload }

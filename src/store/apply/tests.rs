@@ -186,17 +186,27 @@ fn what_does_not_decode_is_refused_and_changes_nothing() {
     machine.put("k", "v");
     let hash = machine.store().state_hash();
     let whole = Command::put("k", "w").encode().as_bytes().clone();
-    let mut newer = whole.to_vec();
-    newer[0] = 9;
+    let mut unversioned = whole.to_vec();
+    unversioned[0] = 0;
     let mut longer = whole.to_vec();
     longer.push(0);
-    for bytes in [Bytes::new(), whole.slice(..whole.len() - 1), newer.into(), longer.into()] {
+    for bytes in [Bytes::new(), whole.slice(..whole.len() - 1), unversioned.into(), longer.into()] {
         let outcome = machine.batch(&[Proposal::from_bytes(bytes)]).remove(0);
         assert!(matches!(outcome.result, OutcomeResult::Rejected(Rejection::Undecodable(_))), "{outcome:?}");
         assert_eq!(outcome.revision, 2);
     }
     assert_eq!(machine.store().state_hash(), hash);
     assert_eq!(machine.put("k", "w"), outcome(3, set(false, 2)));
+}
+
+#[test]
+fn a_command_of_a_newer_release_stops_the_node_rather_than_diverge() {
+    let machine = Machine::new();
+    let mut newer = Command::put("k", "w").encode().as_bytes().to_vec();
+    newer[0] += 1;
+    let store = machine.store();
+    let error = apply(&mut store.begin(), &Proposal::from_bytes(newer.into())).unwrap_err();
+    assert!(error.to_string().contains("upgrade this node"), "{error}");
 }
 
 #[test]
