@@ -28,6 +28,8 @@ use crate::store::{FatalHook, LogOptions, RocksLogStore, StateMachineStore};
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Entries in one append; the log store's byte limit cuts earlier.
 const MAX_PAYLOAD_ENTRIES: u64 = 2_048;
+/// Most entries that are purged at once.
+const MAX_PURGE_BATCH: u64 = 1_024;
 /// How often it is checked that Raft still runs.
 const FAILURE_CHECK: Duration = Duration::from_millis(200);
 /// How often a leader that lost its majority looks for it again.
@@ -265,7 +267,8 @@ fn raft_config(config: &Config) -> Result<RaftConfig, StartError> {
         max_payload_entries: MAX_PAYLOAD_ENTRIES,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_log_entries),
         max_in_snapshot_log_to_keep: config.log_entries_to_keep,
-        purge_batch_size: 1_024,
+        // A larger batch would keep more than was asked for.
+        purge_batch_size: config.log_entries_to_keep.clamp(1, MAX_PURGE_BATCH),
         enable_pre_vote: Some(true),
         // A restarted leader that resumed its term could give a log id that it
         // lost with an unsynced tail to another entry.
