@@ -83,6 +83,8 @@ pub struct Config {
     pub peer_addr: Option<String>,
     /// What the other nodes are told to call; never a wildcard.
     pub advertise_addr: String,
+    /// Where gRPC is to be served once a release does; a node warns that it does not.
+    pub grpc_addr: Option<String>,
     /// Encoding of what this node sends to its peers.
     pub peer_encoding: PeerEncoding,
     /// What peers' and management calls must carry; `None` lets all of them in.
@@ -197,10 +199,6 @@ impl Config {
     }
 
     fn from_options(options: &Options) -> Result<Self, ConfigError> {
-        if let Some(addr) = &options.grpc_addr {
-            let bound = "this release serves no gRPC; leave the option out";
-            return Err(ConfigError::value("grpc_addr", addr, bound));
-        }
         let http_addr = required("http_addr", options.http_addr.clone())?;
         let peer_addr = options.peer_addr.clone().filter(|addr| *addr != http_addr);
         let reachable = peer_addr.as_ref().unwrap_or(&http_addr);
@@ -212,6 +210,7 @@ impl Config {
             http_addr,
             peer_addr,
             advertise_addr,
+            grpc_addr: options.grpc_addr.clone(),
             peer_encoding: required("peer_encoding", options.peer_encoding)?,
             cluster_secret: cluster_secret(options)?,
             shutdown_timeout: millis("shutdown_timeout_ms", options.shutdown_timeout_ms)?,
@@ -285,6 +284,9 @@ impl Config {
         split_addr("http_addr", &self.http_addr)?;
         if let Some(addr) = &self.peer_addr {
             split_addr("peer_addr", addr)?;
+        }
+        if let Some(addr) = &self.grpc_addr {
+            split_addr("grpc_addr", addr)?;
         }
         let (host, port) = split_addr("advertise_addr", &self.advertise_addr)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');

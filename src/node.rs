@@ -140,6 +140,9 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
             (network::start(http_listener, service.clone(), &options, |_| {})?, Some(peer))
         }
     };
+    if let Some(addr) = &config.grpc_addr {
+        tracing::warn!("grpc_addr is {addr}, but this release serves no gRPC; use the HTTP API");
+    }
     tracing::info!(node = config.id, http = %http.addr(), peer = %peer_addr, "the node is running");
     drop(inside);
     Ok(Node { service, raft, log, store, inbound, http, peer, runtime: OwnedRuntime(Some(runtime)) })

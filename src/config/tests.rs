@@ -206,7 +206,7 @@ fn value_out_of_bounds_names_option_value_and_bound() {
         ("--http-addr", "::1:21001", "must be HOST:PORT"),
         ("--peer-addr", "host:70000", "peer_addr is \"host:70000\": must be HOST:PORT"),
         ("--log-filter", "kvorum=loud", "log_filter is \"kvorum=loud\""),
-        ("--grpc-addr", "127.0.0.1:2379", "grpc_addr is 127.0.0.1:2379: this release serves no gRPC"),
+        ("--grpc-addr", "2379", "grpc_addr is \"2379\": must be HOST:PORT"),
     ] {
         let id = if flag == "--id" { value } else { "1" };
         let others = if flag == "--id" { vec![] } else { vec![flag, value] };
