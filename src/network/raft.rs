@@ -4,6 +4,7 @@
 //! runs on a runtime of its own; bounded channels carry the pieces between them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -24,6 +25,8 @@ use crate::openraft_network::wire::{
 };
 use crate::service::Service;
 
+/// How long the sender of a snapshot may be silent.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 /// Pieces of a stream that may wait between a worker and Raft.
 const PIECES_AHEAD: usize = 16;
 
@@ -70,7 +73,7 @@ impl<'a> Body<'a> {
         self.counted += piece.len();
         if before + piece.len() > MAX_BODIES_BYTES {
             let reason = "too many messages from peers are being read".to_owned();
-            return Err(Error::Unavailable { reason, retry_after: std::time::Duration::from_secs(1) });
+            return Err(Error::Unavailable { reason, retry_after: Duration::from_secs(1) });
         }
         self.bytes.extend_from_slice(piece);
         Ok(())
@@ -155,9 +158,7 @@ fn refused(refusal: &Refusal) -> HttpResponse {
         Refusal::WrongNode { .. } => Error::Conflict { code: "wrong_node", message },
         Refusal::WrongCluster(_) => Error::Conflict { code: "wrong_cluster", message },
         Refusal::Malformed(_) | Refusal::Implausible(_) | Refusal::Snapshot(_) => Error::Invalid(message),
-        Refusal::Stopped(_) => {
-            Error::Unavailable { reason: message, retry_after: std::time::Duration::from_secs(1) }
-        }
+        Refusal::Stopped(_) => Error::Unavailable { reason: message, retry_after: Duration::from_secs(1) },
     })
 }
 
@@ -176,10 +177,12 @@ fn answer(encoding: Encoding, result: Result<Bytes, Refusal>) -> HttpResponse {
 
 /// Carries a body's pieces to another thread; a body that breaks off ends the
 /// channel, and whoever reads it must notice that its end frame is missing.
-fn pump(mut payload: Payload) -> mpsc::Receiver<Bytes> {
+///
+/// A sender that is silent for longer than `patience` counts as gone.
+fn pump(mut payload: Payload, patience: Duration) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
     actix_web::rt::spawn(async move {
-        while let Some(Ok(piece)) = payload.next().await {
+        while let Ok(Some(Ok(piece))) = tokio::time::timeout(patience, payload.next()).await {
             if sender.send(piece).await.is_err() {
                 return;
             }
@@ -195,7 +198,7 @@ async fn append(request: HttpRequest, payload: Payload, inbound: web::Data<Inbou
     };
     let (encoding, is_stream) = encoding(&request);
     if is_stream {
-        let answers = inbound.append_stream(sender, encoding, pump(payload));
+        let answers = inbound.append_stream(sender, encoding, pump(payload, Duration::MAX));
         let content_type = match encoding {
             Encoding::Binary => BINARY_STREAM,
             Encoding::Json => JSON_STREAM,
@@ -237,7 +240,7 @@ async fn snapshot(request: HttpRequest, payload: Payload, inbound: web::Data<Inb
         Err(refusal) => return refused(&refusal),
     };
     let (encoding, _) = encoding(&request);
-    answer(encoding, inbound.snapshot(sender, encoding, pump(payload)).await)
+    answer(encoding, inbound.snapshot(sender, encoding, pump(payload, SNAPSHOT_PATIENCE)).await)
 }
 
 async fn forward(

@@ -191,12 +191,15 @@ impl TokenBook {
             return Ok(Self { clock: 0, count: 0 });
         };
         let mut r = Reader::new(stored);
-        let mut read = || Ok(Self { clock: r.u64("clock")?, count: r.u64("tokens")? });
+        let mut read = || {
+            r.version("idempotency clock", TOKEN_VERSION)?;
+            Ok(Self { clock: r.u64("clock")?, count: r.u64("tokens")? })
+        };
         read().map_err(|source| corrupt("the idempotency clock", source))
     }
 
     fn save(&self, session: &mut WriteSession<'_>) {
-        let mut out = Vec::with_capacity(16);
+        let mut out = vec![TOKEN_VERSION];
         out.put_u64_le(self.clock);
         out.put_u64_le(self.count);
         session.dedup_put(Bytes::from_static(CLOCK), out.into());
