@@ -210,7 +210,7 @@ impl Transport {
         let mut down = self.inner.down.lock();
         match reachable {
             Ok(()) if down.remove(&target) => {
-                tracing::info!(node = target, addr, "a peer is reachable again")
+                tracing::info!(node = target, addr, "a peer is reachable again");
             }
             Err(reason) if down.insert(target) => {
                 tracing::warn!(node = target, addr, reason, "a peer can't be reached");
