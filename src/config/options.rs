@@ -170,9 +170,9 @@ options! {
     #[arg(env = "KVORUM_LOG_ENTRIES_TO_KEEP", value_name = "N", help_heading = RAFT)]
     log_entries_to_keep: u64 = Some(20_000);
 
-    /// Bytes per second that sending snapshots may take; 0 is no bound (default 128MiB)
+    /// Bytes per second that sending snapshots may take; 0 is no bound (default 32MiB)
     #[arg(env = "KVORUM_SNAPSHOT_RATE_BYTES_PER_SECOND", value_name = "BYTES", help_heading = RAFT)]
-    snapshot_rate_bytes_per_second: ByteSize = Some(ByteSize(128 << 20));
+    snapshot_rate_bytes_per_second: ByteSize = Some(ByteSize(32 << 20));
 
     /// Memory for the newest log entries, which replication and apply read (default 64MiB)
     #[arg(env = "KVORUM_LOG_CACHE_BYTES", value_name = "BYTES", help_heading = RESOURCES)]

@@ -24,6 +24,8 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a leader may take to confirm that it leads.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait before a snapshot is asked for again.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(2);
 /// How far behind a node that is ready may be.
 const READY_LAG: u64 = 10_000;
 
@@ -279,13 +281,19 @@ impl Service {
             });
         };
         let trigger = self.inner.raft.trigger();
-        trigger.snapshot().await.map_err(|fatal| internal(fatal.to_string()))?;
         let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
-        let reached = self.wait_metrics(deadline, |metrics| metrics.snapshot >= Some(applied)).await;
-        if !reached {
-            return Err(Error::StillRunning(format!(
-                "the snapshot was not built within {SNAPSHOT_TIMEOUT:?}; it goes on"
-            )));
+        loop {
+            // Asked for again and again: it is put off while a snapshot is being sent.
+            trigger.snapshot().await.map_err(|fatal| internal(fatal.to_string()))?;
+            let soon = (Instant::now() + SNAPSHOT_RETRY).min(deadline);
+            if self.wait_metrics(soon, |metrics| metrics.snapshot >= Some(applied)).await {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::StillRunning(format!(
+                    "no snapshot was built within {SNAPSHOT_TIMEOUT:?}; it waits while one is being sent to a node"
+                )));
+            }
         }
         let Some((meta, snapshot_id)) = self.inner.store.current_snapshot() else {
             return Err(internal("the snapshot that was just built is gone".to_owned()));

@@ -70,6 +70,11 @@ impl SnapshotDir {
         self.inner.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// Whether someone else holds the folder too: it is being sent.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+
     /// Lets the folder go with its last user.
     pub(super) fn retire(&self) {
         self.inner.retired.store(true, Ordering::Release);

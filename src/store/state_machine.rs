@@ -617,8 +617,13 @@ impl RaftStateMachine<TypeConfig> for StateMachineStore {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Self> {
-        Some(self.clone())
+    /// Puts a snapshot off while the current one is being sent: the log is purged
+    /// behind each new one, and a follower must find the log where the snapshot
+    /// that it receives ends, or it would need the next one, and so for ever.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self> {
+        let is_being_sent =
+            self.shared.snapshot.lock().as_ref().is_some_and(|(_, current)| current.is_in_use());
+        (force || !is_being_sent).then(|| self.clone())
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {

@@ -81,6 +81,18 @@ async fn nothing_new_is_no_new_snapshot() {
 }
 
 #[tokio::test]
+async fn a_snapshot_is_put_off_while_the_current_one_is_being_sent() {
+    let (node, (_, being_sent)) = snapshot_at(10).await;
+    node.apply_to(20).await;
+    let mut store = node.store.clone();
+    assert!(store.try_create_snapshot_builder(false).await.is_none());
+    // Openraft forces one when it has none to send.
+    assert!(store.try_create_snapshot_builder(true).await.is_some());
+    drop(being_sent);
+    assert!(store.try_create_snapshot_builder(false).await.is_some());
+}
+
+#[tokio::test]
 async fn a_superseded_snapshot_goes_with_its_last_user() {
     let (node, (_, first)) = snapshot_at(10).await;
     let also_first = first.clone();
