@@ -4,7 +4,7 @@
 //! it and asks again. Failures are counted and the run goes on, so that it can
 //! measure how long writes stop while a leader fails. It shares the machine
 //! with the servers it measures and is therefore built to use little of it;
-//! [`http1`] says what that cost and brought. It knows the servers by their
+//! `http1` says what that cost and brought. It knows the servers by their
 //! public HTTP interface only.
 
 mod client;
