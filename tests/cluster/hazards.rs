@@ -156,3 +156,27 @@ async fn an_old_leader_serves_nothing_stale_when_followers_forget_its_lease() {
         assert_eq!(cluster.get(old, "k", "lease").await, Some(value));
     }
 }
+
+/// A voter whose folder is gone has forgotten what it confirmed. Its vote and that of a node which
+/// missed a write could elect a leader without the write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_lost_its_folder_does_not_help_to_elect_a_leader() {
+    let mut cluster = Builder::new().form(3).await;
+    let leader = cluster.leader().await;
+    cluster.put(leader, "k", "acknowledged").await.ok();
+    cluster.settle().await;
+    let wiped = cluster.other_than(leader);
+    let third = cluster.ids().into_iter().find(|id| ![leader, wiped].contains(id)).unwrap();
+    cluster.node(wiped).kill();
+    cluster.node(leader).kill();
+    std::fs::remove_dir_all(cluster.nodes[&wiped].data_dir()).unwrap();
+    cluster.node(wiped).start().await;
+    // The request waits for several election timeouts.
+    cluster.put(third, "k", "elected by the forgetful").await.error(503, "unavailable");
+    assert_ne!(cluster.status(third).await.role, "leader");
+    assert_eq!(cluster.status(wiped).await.role, "uninitialized");
+    // With the old leader there is a majority that remembers; it feeds the wiped node anew.
+    cluster.node(leader).start().await;
+    cluster.settle().await;
+    assert_eq!(cluster.get(wiped, "k", "linearizable").await.as_deref(), Some("acknowledged"));
+}
