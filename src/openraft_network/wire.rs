@@ -3,7 +3,7 @@
 //! Every Raft message has two encodings, told apart by `Content-Type`: Openraft's
 //! own JSON, which anyone can read and write, and a binary form of ours with a
 //! version byte, which nodes speak among themselves. Who speaks to whom stands in
-//! HTTP headers ([`Envelope`]), so that it is the same for both and for streams.
+//! HTTP headers, so that it is the same for both and for streams.
 
 use std::fmt;
 
@@ -16,12 +16,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_option};
-use crate::store::data_dir::ClusterId;
 use crate::store::log_codec::{
     put_entry, put_log_id, put_stored_membership, put_vote, read_entry, read_log_id, read_stored_membership,
     read_vote,
 };
-use crate::{LogId, NodeId, SnapshotMeta, TypeConfig, Vote};
+use crate::{LogId, SnapshotMeta, TypeConfig, Vote};
 
 /// Version of every binary peer message.
 pub const WIRE_VERSION: u8 = 1;
@@ -44,17 +43,6 @@ pub const HEADER_CLUSTER: &str = "x-kvorum-cluster";
 pub const HEADER_FROM: &str = "x-kvorum-from";
 /// Header: the node id that the message is meant for.
 pub const HEADER_TO: &str = "x-kvorum-to";
-
-/// Who sends a message, to whom, in which cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Envelope {
-    /// The sender's cluster.
-    pub cluster: ClusterId,
-    /// The sender.
-    pub from: NodeId,
-    /// The node that is meant.
-    pub to: NodeId,
-}
 
 /// How messages to peers are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::handle::{RequestCounters, Service};
 use crate::error::Error;
-use crate::mvcc::{Lookup, Page, RangeQuery, ReadError};
+use crate::mvcc::{Lookup, Page, RangeQuery};
 use crate::openraft_network::forward::ForwardError;
 
 /// How up to date a read must be.
@@ -30,7 +30,7 @@ impl Service {
     /// When the revision can't be read, or no leader confirms in time.
     pub async fn get(&self, key: &[u8], at: Option<i64>, consistency: Consistency) -> Result<Lookup, Error> {
         self.wait_for(consistency).await?;
-        self.inner.store.store().get(key, at).map_err(|error| self.read_error(error))
+        self.inner.store.store().get(key, at).map_err(|error| error.into_answer(self.node_id()))
     }
 
     /// Reads one page of a range.
@@ -44,7 +44,7 @@ impl Service {
         // serves others.
         let scanned = self.inner.runtime.spawn_blocking(move || store.store().range(&query)).await;
         match scanned {
-            Ok(page) => page.map_err(|error| self.read_error(error)),
+            Ok(page) => page.map_err(|error| error.into_answer(self.node_id())),
             Err(error) => Err(Error::Internal { node: self.node_id(), reason: error.to_string() }),
         }
     }
@@ -87,14 +87,6 @@ impl Service {
                 Err(Error::Internal { node: self.node_id(), reason: "the state machine stopped".to_owned() })
             }
             Err(_) => Err(Error::ReadTimeout(self.inner.options.request_timeout)),
-        }
-    }
-
-    pub(super) fn read_error(&self, error: ReadError) -> Error {
-        match error {
-            ReadError::Compacted { requested, oldest } => Error::Compacted { requested, oldest },
-            ReadError::FutureRevision { requested, current } => Error::FutureRevision { requested, current },
-            ReadError::Storage(error) => Error::Internal { node: self.node_id(), reason: error.to_string() },
         }
     }
 }
