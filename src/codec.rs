@@ -52,6 +52,14 @@ pub enum DecodeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Values are nested in one another more often than is allowed.
+    #[error("{field} is nested more than {limit} deep")]
+    TooDeep {
+        /// What is nested.
+        field: &'static str,
+        /// The limit.
+        limit: usize,
+    },
     /// Bytes remain where the value should have ended.
     #[error("{0} bytes left over after the value")]
     Trailing(usize),

@@ -14,8 +14,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_option};
 
-const COMMAND_VERSION: u8 = 1;
-const OUTCOME_VERSION: u8 = 1;
+mod outcome;
+mod txn;
+
+pub use outcome::{OpOutcome, Outcome, OutcomeResult, Rejection, TxnOutcome};
+pub use txn::{Compare, DeleteOp, MAX_TXN_DEPTH, Op, PutOp, Relation, Target, Txn};
+
+/// Puts and deletes of one key are written as the first release wrote them, so
+/// that it can apply them; it stops at anything newer.
+const SINGLE_KEY_VERSION: u8 = 1;
+const COMMAND_VERSION: u8 = 2;
 
 /// What a write demands of the key before it happens (compare-and-set).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +37,7 @@ pub enum Condition {
     Absent,
 }
 
-/// One change of one key.
+/// One change of the replicated state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Write {
@@ -51,6 +59,58 @@ pub enum Write {
         #[serde(with = "json_bytes")]
         key: Bytes,
     },
+    /// Runs a transaction.
+    Txn(Txn),
+    /// Makes revisions below this one unreadable, so that what only they need can
+    /// be given back to the disk.
+    Compact {
+        /// The oldest revision that stays readable.
+        revision: i64,
+    },
+    /// Creates a lease.
+    LeaseGrant {
+        /// Its id; never zero.
+        id: i64,
+        /// Its time to live in seconds.
+        ttl: i64,
+    },
+    /// Ends a lease and removes the keys that are attached to it: as many as one
+    /// command may, the rest when it is asked for again.
+    LeaseRevoke {
+        /// The lease.
+        id: i64,
+    },
+    /// Starts the time to live of leases anew.
+    LeaseRenew {
+        /// The leases, of which any may be gone.
+        ids: Vec<i64>,
+    },
+    /// Moves the clock of leases on, and ends leases whose time is up by it.
+    LeaseTick {
+        /// The term of the leader that proposes it. In a log entry of another
+        /// term it does nothing, so that a deposed leader's clock never counts.
+        term: u64,
+        /// Milliseconds on the clock of leases, which runs only while there is a
+        /// leader and a lease.
+        clock: u64,
+        /// Leases that the leader holds to be expired. One that was renewed
+        /// meanwhile is left alone.
+        expired: Vec<i64>,
+    },
+}
+
+impl Write {
+    fn is_single_key(&self) -> bool {
+        match self {
+            Self::Put { .. } | Self::Delete { .. } => true,
+            Self::Txn(_)
+            | Self::Compact { .. }
+            | Self::LeaseGrant { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::LeaseRenew { .. }
+            | Self::LeaseTick { .. } => false,
+        }
+    }
 }
 
 /// A client's token that makes a write apply at most once.
@@ -74,7 +134,8 @@ pub struct Idempotency {
 pub struct Command {
     /// The change.
     pub write: Write,
-    /// What must hold for the change to happen.
+    /// What must hold for the change to happen; for puts and deletes of one key
+    /// only.
     #[serde(default)]
     pub condition: Option<Condition>,
     /// The token under which the outcome is remembered.
@@ -85,16 +146,17 @@ pub struct Command {
 impl Command {
     /// Sets `key` to `value`, unconditionally and without a lease.
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        Self {
-            write: Write::Put { key: key.into(), value: value.into(), lease: 0 },
-            condition: None,
-            idempotency: None,
-        }
+        Self::of(Write::Put { key: key.into(), value: value.into(), lease: 0 })
     }
 
     /// Removes `key`, unconditionally.
     pub fn delete(key: impl Into<Bytes>) -> Self {
-        Self { write: Write::Delete { key: key.into() }, condition: None, idempotency: None }
+        Self::of(Write::Delete { key: key.into() })
+    }
+
+    /// Makes `write` happen, unconditionally.
+    pub fn of(write: Write) -> Self {
+        Self { write, condition: None, idempotency: None }
     }
 
     /// The same command, carried out only if `condition` holds.
@@ -107,7 +169,7 @@ impl Command {
     /// The bytes that go into the log.
     pub fn encode(&self) -> Proposal {
         let mut out = Vec::with_capacity(64);
-        out.push(COMMAND_VERSION);
+        out.push(if self.write.is_single_key() { SINGLE_KEY_VERSION } else { COMMAND_VERSION });
         put_option(&mut out, self.condition.as_ref(), |out, condition| match condition {
             Condition::ModRevision(revision) => {
                 out.push(1);
@@ -131,6 +193,33 @@ impl Command {
             Write::Delete { key } => {
                 out.push(2);
                 put_bytes(&mut out, key);
+            }
+            Write::Txn(txn) => {
+                out.push(3);
+                txn.encode_to(&mut out);
+            }
+            Write::Compact { revision } => {
+                out.push(4);
+                out.put_i64_le(*revision);
+            }
+            Write::LeaseGrant { id, ttl } => {
+                out.push(5);
+                out.put_i64_le(*id);
+                out.put_i64_le(*ttl);
+            }
+            Write::LeaseRevoke { id } => {
+                out.push(6);
+                out.put_i64_le(*id);
+            }
+            Write::LeaseRenew { ids } => {
+                out.push(7);
+                txn::put_list(&mut out, ids, |out, id| out.put_i64_le(*id));
+            }
+            Write::LeaseTick { term, clock, expired } => {
+                out.push(8);
+                out.put_u64_le(*term);
+                out.put_u64_le(*clock);
+                txn::put_list(&mut out, expired, |out, id| out.put_i64_le(*id));
             }
         }
         Proposal(out.into())
@@ -156,7 +245,10 @@ impl Proposal {
     /// Reads the command; keys and values share the proposal's memory.
     pub fn decode(&self) -> Result<Command, DecodeError> {
         let mut r = Reader::new(self.0.clone());
-        r.version("command", COMMAND_VERSION)?;
+        let version = r.u8("command")?;
+        if !(SINGLE_KEY_VERSION..=COMMAND_VERSION).contains(&version) {
+            return Err(DecodeError::Version { what: "command", found: version, known: COMMAND_VERSION });
+        }
         let condition = r.option("condition", |r| match r.u8("condition")? {
             1 => Ok(Condition::ModRevision(r.i64("condition revision")?)),
             2 => Ok(Condition::Exists),
@@ -178,6 +270,19 @@ impl Proposal {
                 Write::Put { key, value, lease }
             }
             2 => Write::Delete { key: r.bytes("key")? },
+            tag if version == SINGLE_KEY_VERSION => {
+                return Err(DecodeError::UnknownTag { field: "write", tag });
+            }
+            3 => Write::Txn(Txn::decode_from(&mut r)?),
+            4 => Write::Compact { revision: r.i64("revision")? },
+            5 => Write::LeaseGrant { id: r.i64("lease")?, ttl: r.i64("time to live")? },
+            6 => Write::LeaseRevoke { id: r.i64("lease")? },
+            7 => Write::LeaseRenew { ids: txn::read_list(&mut r, "leases", |r| r.i64("lease"))? },
+            8 => Write::LeaseTick {
+                term: r.u64("term")?,
+                clock: r.u64("lease clock")?,
+                expired: txn::read_list(&mut r, "leases", |r| r.i64("lease"))?,
+            },
             tag => return Err(DecodeError::UnknownTag { field: "write", tag }),
         };
         r.finish()?;
@@ -210,113 +315,8 @@ impl<'de> Deserialize<'de> for Proposal {
     }
 }
 
-/// Why the state machine refused a command. Deterministic: every replica refuses
-/// the same command for the same reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum Rejection {
-    /// The condition did not hold.
-    #[error("the condition does not hold: the key's modification revision is {mod_revision}")]
-    ConditionFailed {
-        /// The key's modification revision when the command was applied; zero if absent.
-        mod_revision: i64,
-    },
-    /// The idempotency token was used by a different write.
-    #[error("the idempotency key was used for a different write")]
-    IdempotencyMismatch,
-    /// The command does not decode on this release.
-    #[error("the command cannot be decoded: {0}")]
-    Undecodable(String),
-}
-
-/// What applying a log entry answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// The store's revision after the entry.
-    pub revision: i64,
-    /// What happened.
-    pub result: OutcomeResult,
-}
-
-/// The result part of an [`Outcome`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutcomeResult {
-    /// An entry without a command: a new leader's blank entry or a membership.
-    Nothing,
-    /// The key was set.
-    Put {
-        /// Whether the key was absent before.
-        created: bool,
-        /// How many times the key was set since it was created.
-        version: i64,
-    },
-    /// The deletion was carried out.
-    Deleted {
-        /// How many keys were removed: none or one.
-        count: u64,
-    },
-    /// The command was refused and changed nothing.
-    Rejected(Rejection),
-}
-
-impl Outcome {
-    /// The bytes that are stored for idempotency and sent to a forwarding node.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(32);
-        out.push(OUTCOME_VERSION);
-        out.put_i64_le(self.revision);
-        match &self.result {
-            OutcomeResult::Nothing => out.push(0),
-            OutcomeResult::Put { created, version } => {
-                out.push(1);
-                out.push(u8::from(*created));
-                out.put_i64_le(*version);
-            }
-            OutcomeResult::Deleted { count } => {
-                out.push(2);
-                out.put_u64_le(*count);
-            }
-            OutcomeResult::Rejected(Rejection::ConditionFailed { mod_revision }) => {
-                out.push(3);
-                out.put_i64_le(*mod_revision);
-            }
-            OutcomeResult::Rejected(Rejection::IdempotencyMismatch) => out.push(4),
-            OutcomeResult::Rejected(Rejection::Undecodable(why)) => {
-                out.push(5);
-                put_bytes(&mut out, why.as_bytes());
-            }
-        }
-        out
-    }
-
-    /// Reads what [`Self::encode`] wrote.
-    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes);
-        r.version("outcome", OUTCOME_VERSION)?;
-        let revision = r.i64("revision")?;
-        let result = match r.u8("outcome")? {
-            0 => OutcomeResult::Nothing,
-            1 => OutcomeResult::Put { created: r.bool("created")?, version: r.i64("version")? },
-            2 => OutcomeResult::Deleted { count: r.u64("count")? },
-            3 => OutcomeResult::Rejected(Rejection::ConditionFailed { mod_revision: r.i64("revision")? }),
-            4 => OutcomeResult::Rejected(Rejection::IdempotencyMismatch),
-            5 => OutcomeResult::Rejected(Rejection::Undecodable(r.string("reason")?)),
-            tag => return Err(DecodeError::UnknownTag { field: "outcome", tag }),
-        };
-        r.finish()?;
-        Ok(Self { revision, result })
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at revision {}", self.result, self.revision)
-    }
-}
-
 /// JSON form of byte strings: a string when they are UTF-8, else `{"base64": "…"}`.
-mod json_bytes {
+pub(crate) mod json_bytes {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use bytes::Bytes;
@@ -329,14 +329,14 @@ mod json_bytes {
         Binary { base64: String },
     }
 
-    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(bytes) {
             Ok(text) => serializer.serialize_str(text),
             Err(_) => Form::Binary { base64: STANDARD.encode(bytes) }.serialize(serializer),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         match Form::deserialize(deserializer)? {
             Form::Text(text) => Ok(text.into()),
             Form::Binary { base64 } => {
@@ -344,77 +344,30 @@ mod json_bytes {
             }
         }
     }
+
+    /// The same where the bytes may be missing.
+    pub(crate) mod option {
+        use bytes::Bytes;
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        #[derive(Serialize, Deserialize)]
+        struct Present(#[serde(with = "super")] Bytes);
+
+        #[expect(clippy::ref_option, reason = "the signature that serde calls")]
+        pub(crate) fn serialize<S: Serializer>(
+            bytes: &Option<Bytes>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            bytes.clone().map(Present).serialize(serializer)
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Bytes>, D::Error> {
+            Ok(Option::<Present>::deserialize(deserializer)?.map(|Present(bytes)| bytes))
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn bytes() -> impl Strategy<Value = Bytes> {
-        proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
-    }
-
-    fn commands() -> impl Strategy<Value = Command> {
-        let write = prop_oneof![
-            (bytes(), bytes(), any::<i64>()).prop_map(|(key, value, lease)| Write::Put { key, value, lease }),
-            bytes().prop_map(|key| Write::Delete { key }),
-        ];
-        let condition = proptest::option::of(prop_oneof![
-            any::<i64>().prop_map(Condition::ModRevision),
-            Just(Condition::Exists),
-            Just(Condition::Absent),
-        ]);
-        let idempotency = proptest::option::of((bytes(), any::<u64>(), any::<u64>()).prop_map(
-            |(token, proposed_at_ms, expires_at_ms)| Idempotency { token, proposed_at_ms, expires_at_ms },
-        ));
-        (write, condition, idempotency).prop_map(|(write, condition, idempotency)| Command {
-            write,
-            condition,
-            idempotency,
-        })
-    }
-
-    fn outcomes() -> impl Strategy<Value = Outcome> {
-        let result = prop_oneof![
-            Just(OutcomeResult::Nothing),
-            (any::<bool>(), any::<i64>())
-                .prop_map(|(created, version)| OutcomeResult::Put { created, version }),
-            any::<u64>().prop_map(|count| OutcomeResult::Deleted { count }),
-            any::<i64>().prop_map(|mod_revision| {
-                OutcomeResult::Rejected(Rejection::ConditionFailed { mod_revision })
-            }),
-            Just(OutcomeResult::Rejected(Rejection::IdempotencyMismatch)),
-            ".*".prop_map(|why| OutcomeResult::Rejected(Rejection::Undecodable(why))),
-        ];
-        (any::<i64>(), result).prop_map(|(revision, result)| Outcome { revision, result })
-    }
-
-    proptest! {
-        #[test]
-        fn commands_round_trip_in_binary_and_json(command in commands()) {
-            let proposal = command.encode();
-            prop_assert_eq!(proposal.decode(), Ok(command));
-            let json = serde_json::to_string(&proposal).expect("a valid command has a JSON form");
-            prop_assert_eq!(serde_json::from_str::<Proposal>(&json).expect("it parses"), proposal);
-        }
-
-        #[test]
-        fn outcomes_round_trip(outcome in outcomes()) {
-            prop_assert_eq!(Outcome::decode(outcome.encode().into()), Ok(outcome));
-        }
-
-        #[test]
-        fn any_bytes_decode_or_are_refused(input in any::<Vec<u8>>()) {
-            let _ = Proposal::from_bytes(input.clone().into()).decode();
-            let _ = Outcome::decode(input.into());
-        }
-
-        #[test]
-        fn a_cut_command_is_refused(command in commands(), cut in 1_usize..8) {
-            let whole = command.encode().as_bytes().clone();
-            let kept = whole.len().saturating_sub(cut);
-            prop_assert!(Proposal::from_bytes(whole.slice(..kept)).decode().is_err());
-        }
-    }
-}
+mod tests;

@@ -94,6 +94,43 @@ pub enum Error {
         /// The store's revision at that time.
         revision: i64,
     },
+    /// A lease that the request names does not exist, or has ended.
+    #[error("lease {id} does not exist")]
+    LeaseNotFound {
+        /// The lease.
+        id: i64,
+    },
+    /// The lease to be granted exists already.
+    #[error("lease {id} exists already; choose another id, or none to be given one")]
+    LeaseExists {
+        /// The lease.
+        id: i64,
+    },
+    /// A put that keeps a key's value or lease met no key.
+    #[error("the key whose value or lease should be kept does not exist")]
+    KeyNotFound,
+    /// A transaction would change a key more than once.
+    #[error(
+        "the transaction changes a key more than once; a key may be set once, and not be deleted besides"
+    )]
+    DuplicateKey,
+    /// A transaction has more operations than allowed.
+    #[error("the transaction has {count} operations, and the limit is {limit} (max_txn_ops)")]
+    TooManyOperations {
+        /// How many it has.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A write was carried out, but its answer is too large to be sent, or is no
+    /// longer known.
+    #[error("the write was carried out at revision {revision}, but its answer is not available: {reason}")]
+    AnswerLost {
+        /// The store's revision after it.
+        revision: i64,
+        /// Why.
+        reason: &'static str,
+    },
     /// The idempotency key was used by another write.
     #[error("the idempotency key was already used for a different write; use a new one")]
     IdempotencyMismatch,
@@ -187,6 +224,12 @@ impl Error {
             Self::NotFound(_) => "not_found",
             Self::Unauthorized(_) => "unauthorized",
             Self::ConditionFailed { .. } => "condition_failed",
+            Self::LeaseNotFound { .. } => "lease_not_found",
+            Self::LeaseExists { .. } => "lease_exists",
+            Self::KeyNotFound => "key_not_found",
+            Self::DuplicateKey => "duplicate_key",
+            Self::TooManyOperations { .. } => "too_many_operations",
+            Self::AnswerLost { .. } => "answer_lost",
             Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::Conflict { code, .. } => code,
             Self::Compacted { .. } => "compacted",

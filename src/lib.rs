@@ -10,6 +10,7 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod keyspace;
 pub mod metrics;
 pub mod mvcc;
 pub mod network;

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Vocabulary: imported by all, importing only each other.
-const VOCABULARY: [&str; 6] = ["codec", "command", "config", "error", "metrics", "telemetry"];
+const VOCABULARY: [&str; 7] = ["codec", "command", "config", "error", "keyspace", "metrics", "telemetry"];
 
 /// Wiring: imports whatever it wires together, imported by none.
 const WIRING: [&str; 3] = ["lib", "main", "node"];

@@ -17,39 +17,18 @@ use bytes::Bytes;
 
 use crate::error::{Error, StorageError};
 
+mod lease;
+mod range;
 mod schema;
 mod store;
 mod view;
 mod write;
 
 pub use crate::engine::{EngineOptions, MemoryUsage};
+pub use crate::keyspace::{KeyValue, Record};
 pub use schema::{ChangeKind, FORMAT_VERSION, OLDEST_REVISION};
 pub use store::Store;
 pub use write::{PutDone, WriteSession};
-
-/// A key's value with its history in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The value, possibly empty.
-    pub value: Bytes,
-    /// The revision that created the key, after its last deletion if any.
-    pub create_revision: i64,
-    /// The revision that set this value.
-    pub mod_revision: i64,
-    /// How many times the key was set since it was created; starts at one.
-    pub version: i64,
-    /// The lease the key is attached to; zero is none.
-    pub lease: i64,
-}
-
-/// A key and what it holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyValue {
-    /// The key.
-    pub key: Bytes,
-    /// What it holds; without its value if only keys were asked for.
-    pub record: Record,
-}
 
 /// What a point read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +88,53 @@ pub struct Change {
     pub key: Bytes,
     /// The state hash after this change.
     pub hash: u64,
+}
+
+/// One change of one key, with what the key held before and after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What happened to the key.
+    pub kind: ChangeKind,
+    /// The key.
+    pub key: Bytes,
+    /// What it holds since; `None` after a deletion.
+    pub record: Option<Record>,
+    /// What it held before; `None` if it was absent, or if that was compacted.
+    pub previous: Option<Record>,
+}
+
+/// All changes of one revision, in the order in which they were made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionEvents {
+    /// The revision.
+    pub revision: i64,
+    /// The changes; at least one.
+    pub events: Vec<Event>,
+}
+
+/// A promise to keep the keys attached to it until its time is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Its id; never zero.
+    pub id: i64,
+    /// Its time to live in seconds.
+    pub ttl: i64,
+    /// When it may be ended, in milliseconds on the lease clock.
+    pub expires_at: u64,
+    /// Whether it has ended and only its last keys are still to be removed. Nobody
+    /// can attach to it or renew it any more.
+    pub ending: bool,
+}
+
+/// A change of the leases or of their clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseChange {
+    /// The lease was granted, renewed or is now ending.
+    Set(Lease),
+    /// The lease of this id is gone.
+    Removed(i64),
+    /// The lease clock stands here, in milliseconds.
+    Clock(u64),
 }
 
 /// Why a read gave no answer.

@@ -148,12 +148,18 @@ impl ResponseError for Failure {
 /// The status of each error of the layer below.
 fn service_status(error: &Error) -> StatusCode {
     match error {
-        Error::Invalid(_) | Error::FutureRevision { .. } => StatusCode::BAD_REQUEST,
+        Error::Invalid(_)
+        | Error::FutureRevision { .. }
+        | Error::DuplicateKey
+        | Error::TooManyOperations { .. } => StatusCode::BAD_REQUEST,
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::NotFound(_) => StatusCode::NOT_FOUND,
+        Error::NotFound(_) | Error::LeaseNotFound { .. } | Error::KeyNotFound => StatusCode::NOT_FOUND,
         Error::Unauthorized(_) => StatusCode::UNAUTHORIZED,
         Error::ConditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
-        Error::IdempotencyMismatch | Error::Conflict { .. } => StatusCode::CONFLICT,
+        Error::IdempotencyMismatch
+        | Error::Conflict { .. }
+        | Error::LeaseExists { .. }
+        | Error::AnswerLost { .. } => StatusCode::CONFLICT,
         Error::Compacted { .. } => StatusCode::GONE,
         Error::NotLeader { .. } | Error::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Error::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -184,7 +190,12 @@ fn service_details(error: &Error) -> Value {
         Error::CatchUp { message: _, matched_index, last_log_index } => {
             json!({ "matched_index": matched_index, "last_log_index": last_log_index })
         }
+        Error::LeaseNotFound { id } | Error::LeaseExists { id } => json!({ "lease": id }),
+        Error::TooManyOperations { count, limit } => json!({ "count": count, "limit": limit }),
+        Error::AnswerLost { revision, reason: _ } => json!({ "revision": revision }),
         Error::Invalid(_)
+        | Error::KeyNotFound
+        | Error::DuplicateKey
         | Error::NotFound(_)
         | Error::Unauthorized(_)
         | Error::IdempotencyMismatch

@@ -310,6 +310,12 @@ impl ManageError {
             | Error::Unauthorized(_)
             | Error::ConditionFailed { .. }
             | Error::IdempotencyMismatch
+            | Error::LeaseNotFound { .. }
+            | Error::LeaseExists { .. }
+            | Error::KeyNotFound
+            | Error::DuplicateKey
+            | Error::TooManyOperations { .. }
+            | Error::AnswerLost { .. }
             | Error::Compacted { .. }
             | Error::FutureRevision { .. }
             | Error::Overloaded { .. }

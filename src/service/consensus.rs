@@ -45,15 +45,36 @@ impl Service {
         };
         let outcome = self.commit(&command.encode()).await?;
         match outcome.result {
-            OutcomeResult::Rejected(Rejection::ConditionFailed { mod_revision }) => {
-                Err(Error::ConditionFailed { mod_revision, revision: outcome.revision })
-            }
-            OutcomeResult::Rejected(Rejection::IdempotencyMismatch) => Err(Error::IdempotencyMismatch),
-            OutcomeResult::Rejected(Rejection::Undecodable(reason)) => Err(Error::Internal {
+            OutcomeResult::Rejected(rejection) => Err(self.refusal(rejection, outcome.revision)),
+            OutcomeResult::Nothing
+            | OutcomeResult::Put { .. }
+            | OutcomeResult::Deleted { .. }
+            | OutcomeResult::Txn(_)
+            | OutcomeResult::Compacted
+            | OutcomeResult::LeaseGranted { .. }
+            | OutcomeResult::LeaseRevoked { .. }
+            | OutcomeResult::LeasesRenewed { .. } => Ok(outcome),
+        }
+    }
+
+    /// The answer to a command that every replica refused at `revision`.
+    fn refusal(&self, rejection: Rejection, revision: i64) -> Error {
+        match rejection {
+            Rejection::ConditionFailed { mod_revision } => Error::ConditionFailed { mod_revision, revision },
+            Rejection::IdempotencyMismatch => Error::IdempotencyMismatch,
+            Rejection::Undecodable(reason) => Error::Internal {
                 node: self.node_id(),
                 reason: format!("a node of another release refused the command: {reason}"),
-            }),
-            OutcomeResult::Nothing | OutcomeResult::Put { .. } | OutcomeResult::Deleted { .. } => Ok(outcome),
+            },
+            Rejection::LeaseNotFound { id } => Error::LeaseNotFound { id },
+            Rejection::LeaseExists { id } => Error::LeaseExists { id },
+            Rejection::KeyNotFound => Error::KeyNotFound,
+            Rejection::Compacted { requested, oldest } => Error::Compacted { requested, oldest },
+            Rejection::FutureRevision { requested, current } => Error::FutureRevision { requested, current },
+            Rejection::AnswerForgotten { revision } => Error::AnswerLost {
+                revision,
+                reason: "it was too large to be remembered for the Idempotency-Key",
+            },
         }
     }
 
@@ -62,14 +83,14 @@ impl Service {
         let (key, value) = match &command.write {
             Write::Put { key, value, .. } => (key, value.len()),
             Write::Delete { key } => (key, 0),
+            // Checked by whoever makes them, operation by operation.
+            Write::Txn(_)
+            | Write::Compact { .. }
+            | Write::LeaseGrant { .. }
+            | Write::LeaseRevoke { .. }
+            | Write::LeaseRenew { .. }
+            | Write::LeaseTick { .. } => return Ok(()),
         };
-        if let Write::Put { lease, .. } = &command.write
-            && *lease != 0
-        {
-            return Err(Error::NotFound(format!(
-                "lease {lease} does not exist; this release grants no leases"
-            )));
-        }
         if key.is_empty() {
             return Err(Error::Invalid("the key is empty; it must have at least one byte".to_owned()));
         }

@@ -54,10 +54,16 @@ pub fn apply(session: &mut WriteSession<'_>, proposal: &Proposal) -> Result<Outc
 }
 
 fn carry_out(session: &mut WriteSession<'_>, command: &Command) -> Result<Outcome, StorageError> {
-    let key = match &command.write {
-        Write::Put { key, .. } | Write::Delete { key } => key,
+    let single_key = match &command.write {
+        Write::Put { key, .. } | Write::Delete { key } => Some(key),
+        Write::Txn(_)
+        | Write::Compact { .. }
+        | Write::LeaseGrant { .. }
+        | Write::LeaseRevoke { .. }
+        | Write::LeaseRenew { .. }
+        | Write::LeaseTick { .. } => None,
     };
-    if let Some(condition) = command.condition {
+    if let (Some(condition), Some(key)) = (command.condition, single_key) {
         let mod_revision = session.get(key)?.map_or(0, |record| record.mod_revision);
         let holds = match condition {
             Condition::ModRevision(wanted) => mod_revision == wanted,
@@ -78,6 +84,12 @@ fn carry_out(session: &mut WriteSession<'_>, command: &Command) -> Result<Outcom
             let deleted = session.delete(key.clone())?;
             OutcomeResult::Deleted { count: u64::from(deleted.is_some()) }
         }
+        Write::Txn(_)
+        | Write::Compact { .. }
+        | Write::LeaseGrant { .. }
+        | Write::LeaseRevoke { .. }
+        | Write::LeaseRenew { .. }
+        | Write::LeaseTick { .. } => OutcomeResult::Nothing,
     };
     Ok(Outcome { revision: session.revision(), result })
 }
