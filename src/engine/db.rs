@@ -235,9 +235,10 @@ impl Db {
             .map_err(|error| self.poisoned_by("writing a batch", &error))
     }
 
-    /// Gives files that hold nothing but keys from `start` up to `end` back to
-    /// the disk at once. Follows a `delete_range` of the same keys, which
-    /// removes the rest.
+    /// Gives files that hold nothing but keys from `start` to `end`, both included,
+    /// back to the disk at once. Follows a `delete_range` of the same keys, which
+    /// removes the rest. It happens at once, whatever a crash makes of batches that
+    /// are not on disk yet.
     pub fn delete_files_in_range(
         &self,
         family: Family<'_>,
@@ -332,6 +333,11 @@ impl Db {
     #[cfg(test)]
     pub(crate) fn keep_obsolete_files(&self) {
         self.inner.disable_file_deletions().expect("file deletions can be switched off");
+    }
+
+    /// Whether it was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only
     }
 
     /// Why nothing more is written, if so.

@@ -17,10 +17,12 @@ use bytes::Bytes;
 
 use crate::error::{Error, StorageError};
 
+mod compaction;
 mod lease;
 mod range;
 mod schema;
 mod store;
+mod txn;
 mod view;
 mod write;
 
@@ -28,7 +30,7 @@ pub use crate::engine::{EngineOptions, MemoryUsage};
 pub use crate::keyspace::{KeyValue, Record};
 pub use schema::{ChangeKind, FORMAT_VERSION, OLDEST_REVISION};
 pub use store::Store;
-pub use write::{PutDone, WriteSession};
+pub use write::{Committed, PutDone, WriteSession};
 
 /// What a point read found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,32 +1,281 @@
-//! Range reads and read-only transactions, as etcd means them.
+//! Range reads and compares as etcd means them, over whatever holds records: a
+//! view of the store, or a batch in the making.
 
-use super::{ReadError, RevisionEvents, Store};
-use crate::command::{Txn, TxnOutcome};
-use crate::keyspace::{RangeRequest, RangeResult};
+use std::cmp::Ordering;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::view::{Bounds, View, check_readable, corrupt_record};
+use super::{KeyValue, ReadError, Record, Store};
+use crate::command::{Compare, Op, OpOutcome, Relation, Target, Txn, TxnOutcome};
+use crate::error::StorageError;
+use crate::keyspace::{KeyRange, RangeRequest, RangeResult, Sort, SortBy};
+
+/// What a walk meets: a key and its record, the value beside it.
+pub(super) struct Found<'a> {
+    pub(super) key: &'a [u8],
+    /// All of the record but its value.
+    pub(super) header: Record,
+    pub(super) value: &'a [u8],
+}
+
+impl Found<'_> {
+    fn to_item(&self, keys_only: bool) -> KeyValue {
+        let value = if keys_only { Bytes::new() } else { Bytes::copy_from_slice(self.value) };
+        KeyValue { key: Bytes::copy_from_slice(self.key), record: Record { value, ..self.header.clone() } }
+    }
+}
+
+pub(super) type Visit<'v> = &'v mut dyn FnMut(&Found<'_>) -> Result<ControlFlow<()>, StorageError>;
+
+/// Something that holds records.
+pub(super) trait Source {
+    /// The record of `key` now.
+    fn point(&mut self, key: &[u8]) -> Result<Option<Record>, StorageError>;
+
+    /// Visits the records of `keys` in key order, as of revision `at` or now.
+    fn walk(
+        &self,
+        keys: &KeyRange,
+        at: Option<i64>,
+        count_only: bool,
+        visit: Visit<'_>,
+    ) -> Result<(), StorageError>;
+}
+
+impl Source for View<'_> {
+    fn point(&mut self, key: &[u8]) -> Result<Option<Record>, StorageError> {
+        self.get(key)
+    }
+
+    fn walk(
+        &self,
+        keys: &KeyRange,
+        at: Option<i64>,
+        count_only: bool,
+        visit: Visit<'_>,
+    ) -> Result<(), StorageError> {
+        let bounds = Bounds { start: keys.start().clone(), end: keys.end(), bypass_cache: count_only };
+        View::walk(self, &bounds, at.unwrap_or(self.head.revision), |key, stored| {
+            let (header, value) = Record::decode_header(stored).map_err(corrupt_record)?;
+            visit(&Found { key, header, value })
+        })
+    }
+}
+
+/// Reads a range. Items take at most `max_bytes`; what is more is left out, and
+/// the result says so.
+pub(super) fn read_range(
+    source: &mut impl Source,
+    request: &RangeRequest,
+    max_bytes: usize,
+) -> Result<RangeResult, StorageError> {
+    if let (KeyRange::One(key), None) = (&request.keys, request.at) {
+        return Ok(read_one(source.point(key)?, key, request));
+    }
+    let mut result = RangeResult::default();
+    if request.count_only {
+        source.walk(&request.keys, request.at, true, &mut |_| {
+            result.count += 1;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        return Ok(result);
+    }
+    let mut collected = Collected::new(request, max_bytes);
+    source.walk(&request.keys, request.at, false, &mut |found| {
+        result.count += 1;
+        if request.revisions.admit(found.header.create_revision, found.header.mod_revision) {
+            collected.take(found);
+        }
+        Ok(if collected.overflowed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    (result.items, result.more, result.truncated) = collected.finish();
+    Ok(result)
+}
+
+fn read_one(record: Option<Record>, key: &Bytes, request: &RangeRequest) -> RangeResult {
+    let Some(record) = record else { return RangeResult::default() };
+    let mut result = RangeResult { count: 1, ..RangeResult::default() };
+    if request.count_only || !request.revisions.admit(record.create_revision, record.mod_revision) {
+        return result;
+    }
+    if request.limit == Some(0) {
+        result.more = true;
+        return result;
+    }
+    let value = if request.keys_only { Bytes::new() } else { record.value.clone() };
+    result.items.push(KeyValue { key: key.clone(), record: Record { value, ..record } });
+    result
+}
+
+/// The items of a range so far. With a limit it holds no more than twice as many,
+/// however long the range is.
+struct Collected<'r> {
+    request: &'r RangeRequest,
+    items: Vec<KeyValue>,
+    admitted: usize,
+    bytes: usize,
+    max_bytes: usize,
+    overflowed: bool,
+}
+
+impl<'r> Collected<'r> {
+    fn new(request: &'r RangeRequest, max_bytes: usize) -> Self {
+        Self { request, items: Vec::new(), admitted: 0, bytes: 0, max_bytes, overflowed: false }
+    }
+
+    fn limit(&self) -> usize {
+        self.request.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    fn take(&mut self, found: &Found<'_>) {
+        self.admitted += 1;
+        let limit = self.limit();
+        if self.request.sort.is_none() && self.items.len() >= limit {
+            return;
+        }
+        // Sorting by value needs the values even where only keys are asked for.
+        let by_value = self.request.sort.is_some_and(|sort| sort.by == SortBy::Value);
+        let item = found.to_item(self.request.keys_only && !by_value);
+        self.bytes += size(&item);
+        self.items.push(item);
+        if self.items.len() / 2 > limit {
+            self.cut(limit);
+        }
+        self.overflowed = self.bytes > self.max_bytes;
+    }
+
+    fn cut(&mut self, limit: usize) {
+        if let Some(sort) = self.request.sort {
+            // Stable, so that equal items stay in key order.
+            self.items.sort_by(|a, b| order(sort, a, b));
+        }
+        self.items.truncate(limit);
+        self.bytes = self.items.iter().map(size).sum();
+    }
+
+    fn finish(mut self) -> (Vec<KeyValue>, bool, bool) {
+        let limit = self.limit();
+        self.cut(limit);
+        if self.request.keys_only {
+            for item in &mut self.items {
+                item.record.value = Bytes::new();
+            }
+        }
+        (self.items, self.admitted > limit, self.overflowed)
+    }
+}
+
+fn size(item: &KeyValue) -> usize {
+    item.key.len() + item.record.value.len() + size_of::<KeyValue>()
+}
+
+fn order(sort: Sort, a: &KeyValue, b: &KeyValue) -> Ordering {
+    let ascending = match sort.by {
+        SortBy::Key => a.key.cmp(&b.key),
+        SortBy::Version => a.record.version.cmp(&b.record.version),
+        SortBy::CreateRevision => a.record.create_revision.cmp(&b.record.create_revision),
+        SortBy::ModRevision => a.record.mod_revision.cmp(&b.record.mod_revision),
+        SortBy::Value => a.record.value.cmp(&b.record.value),
+    };
+    if sort.descending { ascending.reverse() } else { ascending }
+}
+
+/// Whether every key of the compare's range stands as it demands. A range without
+/// keys is compared as one absent key, which has no value to compare.
+pub(super) fn holds(source: &mut impl Source, compare: &Compare) -> Result<bool, StorageError> {
+    if let KeyRange::One(key) = &compare.keys {
+        return Ok(match source.point(key)? {
+            Some(record) => stands(compare, &record, &record.value),
+            None => stands_absent(compare),
+        });
+    }
+    let mut is_empty = true;
+    let mut all_stand = true;
+    source.walk(&compare.keys, None, false, &mut |found| {
+        is_empty = false;
+        all_stand = stands(compare, &found.header, found.value);
+        Ok(if all_stand { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(if is_empty { stands_absent(compare) } else { all_stand })
+}
+
+fn stands_absent(compare: &Compare) -> bool {
+    let absent = Record { value: Bytes::new(), create_revision: 0, mod_revision: 0, version: 0, lease: 0 };
+    !matches!(compare.target, Target::Value(_)) && stands(compare, &absent, &[])
+}
+
+fn stands(compare: &Compare, record: &Record, value: &[u8]) -> bool {
+    let order = match &compare.target {
+        Target::Version(given) => record.version.cmp(given),
+        Target::CreateRevision(given) => record.create_revision.cmp(given),
+        Target::ModRevision(given) => record.mod_revision.cmp(given),
+        Target::Lease(given) => record.lease.cmp(given),
+        Target::Value(given) => value.cmp(given),
+    };
+    match compare.relation {
+        Relation::Equal => order.is_eq(),
+        Relation::NotEqual => order.is_ne(),
+        Relation::Greater => order.is_gt(),
+        Relation::Less => order.is_lt(),
+    }
+}
 
 impl Store {
-    /// Reads a range; answers the store's revision with it.
+    /// Reads a range; answers the store's revision with it. Items take at most
+    /// `max_bytes`; what is more is left out, and the result says so.
     ///
     /// # Errors
     /// `Compacted` or `FutureRevision` if the request's revision can't be read.
-    pub fn read(&self, _request: &RangeRequest, _max_bytes: usize) -> Result<(i64, RangeResult), ReadError> {
-        Ok((self.revision(), RangeResult::default()))
+    pub fn read(&self, request: &RangeRequest, max_bytes: usize) -> Result<(i64, RangeResult), ReadError> {
+        if let KeyRange::One(key) = &request.keys {
+            let lookup = self.get(key, request.at)?;
+            return Ok((lookup.revision, read_one(lookup.record, key, request)));
+        }
+        let mut view = View::new(&self.shared)?;
+        if let Some(at) = request.at {
+            check_readable(&view.head, at)?;
+        }
+        let result = read_range(&mut view, request, max_bytes)?;
+        Ok((view.head.revision, result))
     }
 
-    /// Runs a transaction that changes nothing.
+    /// Runs a transaction that changes nothing, all of it at one revision. Each
+    /// range's items take at most `max_bytes`.
     ///
     /// # Errors
     /// `Compacted` or `FutureRevision` if a range's revision can't be read.
-    pub fn read_txn(&self, _txn: &Txn, _max_bytes: usize) -> Result<(i64, TxnOutcome), ReadError> {
-        Ok((self.revision(), TxnOutcome::default()))
-    }
-
-    /// What happened from revision `from` on, whole revisions in order: `limit`
-    /// changes or more, if there are so many.
     ///
-    /// # Errors
-    /// `Compacted` if the changes at `from` are no longer there.
-    pub fn events(&self, _from: i64, _limit: usize) -> Result<Vec<RevisionEvents>, ReadError> {
-        Ok(Vec::new())
+    /// # Panics
+    /// If the transaction may change something.
+    pub fn read_txn(&self, txn: &Txn, max_bytes: usize) -> Result<(i64, TxnOutcome), ReadError> {
+        assert!(txn.is_read_only(), "only read-only transactions are run without consensus");
+        let mut view = View::new(&self.shared)?;
+        let outcome = read_txn(&mut view, txn, max_bytes)?;
+        Ok((view.head.revision, outcome))
     }
+}
+
+fn read_txn(view: &mut View<'_>, txn: &Txn, max_bytes: usize) -> Result<TxnOutcome, ReadError> {
+    let mut succeeded = true;
+    for compare in &txn.compares {
+        succeeded = succeeded && holds(view, compare)?;
+    }
+    let ops = if succeeded { &txn.success } else { &txn.failure };
+    let mut responses = Vec::with_capacity(ops.len());
+    for op in ops {
+        responses.push(match op {
+            Op::Range(request) => {
+                if let Some(at) = request.at {
+                    check_readable(&view.head, at)?;
+                }
+                let found = read_range(view, request, max_bytes)?;
+                OpOutcome::Range { revision: view.head.revision, found }
+            }
+            Op::Txn(txn) => OpOutcome::Txn(read_txn(view, txn, max_bytes)?),
+            Op::Put(_) | Op::Delete(_) => unreachable!("a read-only transaction has no such operation"),
+        });
+    }
+    Ok(TxnOutcome { succeeded, responses })
 }

@@ -3,12 +3,15 @@
 
 use bytes::{BufMut, Bytes};
 
-use super::{Change, Record};
+use super::{Change, Lease, Record};
 use crate::codec::DecodeError;
 use crate::engine::{FamilySpec, Workload};
 
-/// The version of the state folder's format that this release reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of the state folder's format that this release writes.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest version that this release reads; it becomes the newest when it is
+/// opened, for that only added what was empty before.
+pub(super) const OLDEST_FORMAT_VERSION: u32 = 1;
 /// The revision of an empty store, and the oldest that can ever be read.
 pub const OLDEST_REVISION: i64 = 1;
 /// The state hash of an empty store.
@@ -22,14 +25,20 @@ pub(super) const HISTORY: &str = "history";
 pub(super) const CHANGES: &str = "changes";
 /// Opaque entries of the layer above.
 pub(super) const DEDUP: &str = "dedup";
+/// Lease id → what was promised.
+pub(super) const LEASES: &str = "leases";
+/// Lease id, key → nothing.
+pub(super) const LEASE_KEYS: &str = "lease_keys";
 /// Named cells.
 pub(super) const META: &str = "meta";
 
-pub(super) const FAMILIES: [FamilySpec; 5] = [
+pub(super) const FAMILIES: [FamilySpec; 7] = [
     FamilySpec { name: CURRENT, workload: Workload::Lookup },
     FamilySpec { name: HISTORY, workload: Workload::Scan },
     FamilySpec { name: CHANGES, workload: Workload::Queue },
     FamilySpec { name: DEDUP, workload: Workload::Lookup },
+    FamilySpec { name: LEASES, workload: Workload::Lookup },
+    FamilySpec { name: LEASE_KEYS, workload: Workload::Scan },
     FamilySpec { name: META, workload: Workload::Cells },
 ];
 
@@ -37,6 +46,8 @@ pub(super) const FAMILIES: [FamilySpec; 5] = [
 pub(super) const FORMAT_CELL: &[u8] = b"format";
 /// The cell with the [`Head`].
 pub(super) const HEAD_CELL: &[u8] = b"head";
+/// The cell with the lease clock.
+pub(super) const LEASE_CLOCK_CELL: &[u8] = b"lease_clock";
 
 /// The cell of a blob that the layer above calls `name`. The prefix keeps its
 /// names apart from the engine's own.
@@ -246,6 +257,63 @@ pub(super) fn split_history_key(stored: &[u8], key: &mut Vec<u8>) -> Result<i64,
     }
 }
 
+/// The key of a lease. With the sign bit turned, byte order is the order of ids.
+pub(super) fn lease_key(id: i64) -> [u8; 8] {
+    (id.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+/// Appends the key of an attachment.
+pub(super) fn attachment_key(out: &mut Vec<u8>, id: i64, key: &[u8]) {
+    out.extend_from_slice(&lease_key(id));
+    out.extend_from_slice(key);
+}
+
+/// What precedes the plain key in the key of an attachment.
+pub(super) const ATTACHMENT_PREFIX_BYTES: usize = 8;
+
+const LEASE_VERSION: u8 = 1;
+
+impl Lease {
+    /// The stored form, but for the id, which is its key.
+    pub(super) fn encode(&self) -> [u8; 18] {
+        let mut out = [0; 18];
+        let mut rest = out.as_mut_slice();
+        rest.put_u8(LEASE_VERSION);
+        rest.put_i64_le(self.ttl);
+        rest.put_u64_le(self.expires_at);
+        rest.put_u8(u8::from(self.ending));
+        out
+    }
+
+    pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<Self, DecodeError> {
+        let mut name = Fields(key);
+        let id = (u64::from_be_bytes(name.array("lease id")?) ^ (1 << 63)).cast_signed();
+        name.finish()?;
+        let mut fields = Fields(value);
+        let [found] = fields.array("lease version")?;
+        if found != LEASE_VERSION {
+            return Err(DecodeError::Version { what: "lease", found, known: LEASE_VERSION });
+        }
+        let ttl = i64::from_le_bytes(fields.array("time to live")?);
+        let expires_at = u64::from_le_bytes(fields.array("expiry time")?);
+        let ending = match fields.array("ending")? {
+            [0] => false,
+            [1] => true,
+            [tag] => return Err(DecodeError::UnknownTag { field: "ending", tag }),
+        };
+        fields.finish()?;
+        Ok(Self { id, ttl, expires_at, ending })
+    }
+}
+
+/// Reads the lease clock's cell.
+pub(super) fn decode_lease_clock(value: &[u8]) -> Result<u64, DecodeError> {
+    let mut fields = Fields(value);
+    let clock = u64::from_le_bytes(fields.array("lease clock")?);
+    fields.finish()?;
+    Ok(clock)
+}
+
 /// Reads fixed-width fields from the front of borrowed bytes.
 struct Fields<'a>(&'a [u8]);
 
@@ -348,7 +416,20 @@ mod tests {
         }
 
         #[test]
+        fn leases_round_trip_and_sort_by_id(
+            a in any::<(i64, i64, u64, bool)>(),
+            b in any::<i64>(),
+        ) {
+            let (id, ttl, expires_at, ending) = a;
+            let lease = Lease { id, ttl, expires_at, ending };
+            prop_assert_eq!(Lease::decode(&lease_key(id), &lease.encode()), Ok(lease));
+            prop_assert_eq!(lease_key(id).cmp(&lease_key(b)), id.cmp(&b));
+        }
+
+        #[test]
         fn any_bytes_decode_or_are_refused(input in any::<Vec<u8>>(), key in any::<Vec<u8>>()) {
+            let _ = Lease::decode(&key, &input);
+            let _ = decode_lease_clock(&input);
             let _ = Record::decode(&input);
             let _ = Head::decode(&input);
             let _ = Change::decode(&key, &input);

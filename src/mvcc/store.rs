@@ -9,7 +9,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::schema::{self, FORMAT_CELL, FORMAT_VERSION, HEAD_CELL, Head};
+use super::compaction::Reclaimer;
+use super::schema::{self, FORMAT_CELL, FORMAT_VERSION, HEAD_CELL, Head, OLDEST_FORMAT_VERSION};
 use super::{EngineOptions, MemoryUsage, WriteSession};
 use crate::codec::DecodeError;
 use crate::engine::{Batch, Db, Family, Journal};
@@ -23,7 +24,9 @@ pub struct Store {
 }
 
 pub(super) struct Shared {
-    pub(super) db: Db,
+    /// First, because it must have let go of the database before that is closed.
+    reclaimer: Option<Reclaimer>,
+    pub(super) db: Arc<Db>,
     /// The head of the last batch that is known to be visible.
     head: ArcSwap<Head>,
     /// The revision of the last batch that began to become visible.
@@ -43,7 +46,9 @@ impl Store {
             Some(head) => head,
             None => initialize(&db)?,
         };
-        Ok(Self::new(db, head))
+        let db = Arc::new(db);
+        let reclaimer = Reclaimer::start(Arc::clone(&db), head.compacted)?;
+        Ok(Self::new(db, head, Some(reclaimer)))
     }
 
     /// Opens an existing store for reading and changes no file of it: for a look
@@ -55,12 +60,13 @@ impl Store {
         let db = Db::open_read_only(dir, &schema::FAMILIES, Journal::External, options)?;
         let head =
             stored_head(&db, dir)?.ok_or_else(|| refusal(format!("{} holds no state yet", dir.display())))?;
-        Ok(Self::new(db, head))
+        Ok(Self::new(Arc::new(db), head, None))
     }
 
-    fn new(db: Db, head: Head) -> Self {
+    fn new(db: Arc<Db>, head: Head, reclaimer: Option<Reclaimer>) -> Self {
         Self {
             shared: Arc::new(Shared {
+                reclaimer,
                 db,
                 head: ArcSwap::from_pointee(head),
                 committing: AtomicI64::new(head.revision),
@@ -85,6 +91,15 @@ impl Store {
     /// compacted.
     pub fn compacted_revision(&self) -> i64 {
         self.shared.head().compacted
+    }
+
+    /// Waits until the disk has been given back what was compacted up to now.
+    ///
+    /// # Errors
+    /// When the storage failed meanwhile, or the store is being closed.
+    pub fn wait_reclaimed(&self) -> Result<(), StorageError> {
+        let compacted = self.compacted_revision();
+        self.shared.reclaimer.as_ref().map_or(Ok(()), |reclaimer| reclaimer.wait(compacted))
     }
 
     /// A blob that was stored under `name` by [`WriteSession::set_meta`].
@@ -180,6 +195,9 @@ impl Shared {
         self.db.write(batch)?;
         // Only now: whoever is told a revision must find it.
         self.publish(head);
+        if let Some(reclaimer) = &self.reclaimer {
+            reclaimer.request(head.compacted);
+        }
         Ok(())
     }
 
@@ -245,11 +263,16 @@ fn stored_head(db: &Db, dir: &Path) -> Result<Option<Head>, StorageError> {
             what: "the state's format version",
             source: DecodeError::Truncated { field: "format version", need: 4, have: format.len() },
         })?;
-    if format != FORMAT_VERSION {
+    if !(OLDEST_FORMAT_VERSION..=FORMAT_VERSION).contains(&format) {
         return Err(refusal(format!(
             "{} has format version {format}, but this release reads {FORMAT_VERSION}; use the release that wrote it or a newer one",
             dir.display()
         )));
+    }
+    if format != FORMAT_VERSION && !db.is_read_only() {
+        let mut batch = Batch::new();
+        batch.put(meta, FORMAT_CELL, &FORMAT_VERSION.to_le_bytes());
+        db.write_synced(batch)?;
     }
     match head {
         Some(head) => Ok(Some(head)),

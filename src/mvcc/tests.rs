@@ -29,7 +29,7 @@ const ANYTHING: RangeQuery = RangeQuery {
 };
 
 fn small() -> EngineOptions {
-    EngineOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 18 }
+    EngineOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 19 }
 }
 
 fn open(dir: &Path) -> Store {
@@ -449,11 +449,34 @@ fn a_newer_format_is_refused_by_its_number() {
     drop(open(dir.path()));
     let db = Db::open(dir.path(), &schema::FAMILIES, Journal::External, &small()).unwrap();
     let mut batch = Batch::new();
-    batch.put(db.family(schema::META), schema::FORMAT_CELL, &2_u32.to_le_bytes());
+    batch.put(db.family(schema::META), schema::FORMAT_CELL, &3_u32.to_le_bytes());
     db.write_synced(batch).unwrap();
     drop(db);
     let refused = Store::open(dir.path(), &small()).err().unwrap().to_string();
-    assert!(refused.contains("format version 2, but this release reads 1"), "{refused}");
+    assert!(refused.contains("format version 3, but this release reads 2"), "{refused}");
+}
+
+#[test]
+fn a_store_of_the_first_release_is_read_and_marked_as_of_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, "k", "v");
+    store.close().unwrap();
+    let format = || {
+        let db = Db::open(dir.path(), &schema::FAMILIES, Journal::External, &small()).unwrap();
+        db.get(db.family(schema::META), schema::FORMAT_CELL).unwrap().unwrap().to_vec()
+    };
+    {
+        let db = Db::open(dir.path(), &schema::FAMILIES, Journal::External, &small()).unwrap();
+        let mut batch = Batch::new();
+        batch.put(db.family(schema::META), schema::FORMAT_CELL, &1_u32.to_le_bytes());
+        db.write_synced(batch).unwrap();
+    }
+    assert_eq!(format(), 1_u32.to_le_bytes());
+    let store = open(dir.path());
+    assert_eq!(value(&store, "k", None).unwrap(), "v");
+    drop(store);
+    assert_eq!(format(), 2_u32.to_le_bytes());
 }
 
 #[test]

@@ -12,7 +12,9 @@ use bytes::Bytes;
 
 use super::schema::{self, CHANGES, CURRENT, HEAD_CELL, HISTORY, Head, META};
 use super::store::Shared;
-use super::{Change, KeyValue, Lookup, Page, RangeQuery, ReadError, Record, Store};
+use super::{
+    Change, ChangeKind, Event, KeyValue, Lookup, Page, RangeQuery, ReadError, Record, RevisionEvents, Store,
+};
 use crate::codec::DecodeError;
 use crate::engine::{Cursor, DbView, Scan};
 use crate::error::StorageError;
@@ -94,7 +96,7 @@ impl Store {
         let mut page = Page { revision: view.head.revision, at, items: Vec::new(), more: false, count: None };
         if query.count_only {
             let mut count = 0;
-            view.walk(query, at, |_, _| {
+            view.walk(&Bounds::of(query), at, |_, _| {
                 count += 1;
                 Ok(ControlFlow::Continue(()))
             })?;
@@ -102,7 +104,7 @@ impl Store {
             return Ok(page);
         }
         let mut room = query.max_bytes;
-        view.walk(query, at, |key, stored| {
+        view.walk(&Bounds::of(query), at, |key, stored| {
             let (header, value) = Record::decode_header(stored).map_err(corrupt_record)?;
             let value = if query.keys_only { &[] } else { value };
             let size = key.len() + value.len();
@@ -146,6 +148,47 @@ impl Store {
         Ok(changes)
     }
 
+    /// What happened from revision `from` on, whole revisions in order: `limit`
+    /// changes or more, if there are so many. None if `from` is not written yet.
+    ///
+    /// # Errors
+    /// `Compacted` if the changes at `from` are no longer there.
+    pub fn events(&self, from: i64, limit: usize) -> Result<Vec<RevisionEvents>, ReadError> {
+        let mut revisions: Vec<RevisionEvents> = Vec::new();
+        for change in self.changes(from, limit)? {
+            let Change { main, kind, key, .. } = change;
+            let event = self.event(main, kind, key)?;
+            match revisions.last_mut().filter(|last| last.revision == main) {
+                Some(last) => last.events.push(event),
+                None => revisions.push(RevisionEvents { revision: main, events: vec![event] }),
+            }
+        }
+        // A compaction meanwhile may have taken undo images away.
+        let oldest = self.shared.head().oldest();
+        if from < oldest {
+            return Err(ReadError::Compacted { requested: from, oldest });
+        }
+        Ok(revisions)
+    }
+
+    /// Puts together what the change of `key` at `revision` replaced, and what by.
+    fn event(&self, revision: i64, kind: ChangeKind, key: Bytes) -> Result<Event, StorageError> {
+        let shared = &*self.shared;
+        // The newest record first, as for a read of the past.
+        let newest = shared.db.get(shared.family(CURRENT), &key)?;
+        let newest = newest.map(|bytes| Record::decode(&bytes)).transpose().map_err(corrupt_record)?;
+        let record = match (kind, newest) {
+            (ChangeKind::Delete, _) => None,
+            (ChangeKind::Put, Some(record)) if record.mod_revision <= revision => Some(record),
+            (ChangeKind::Put, _) => self.undo_image(&key, revision)?,
+        };
+        let mut replaced = Vec::new();
+        schema::history_key(&mut replaced, &key, revision);
+        let previous = shared.db.get(shared.family(HISTORY), &replaced)?;
+        let previous = previous.map(|bytes| Record::decode(&bytes)).transpose().map_err(corrupt_record)?;
+        Ok(Event { kind, key, record, previous })
+    }
+
     /// The state hash after `revision`.
     ///
     /// # Errors
@@ -179,14 +222,30 @@ impl Store {
 }
 
 /// The whole store right after one of its batches.
-struct View<'a> {
+pub(super) struct View<'a> {
     shared: &'a Shared,
     db: DbView<'a>,
-    head: Head,
+    pub(super) head: Head,
+}
+
+/// The part of the keyspace that a walk visits.
+#[derive(Debug, Clone)]
+pub(super) struct Bounds {
+    pub(super) start: Bytes,
+    /// The key before which it ends; `None` is the end of the keyspace.
+    pub(super) end: Option<Bytes>,
+    /// Keeps what is read out of the cache.
+    pub(super) bypass_cache: bool,
+}
+
+impl Bounds {
+    fn of(query: &RangeQuery) -> Self {
+        Self { start: query.start.clone(), end: query.end.clone(), bypass_cache: query.count_only }
+    }
 }
 
 impl<'a> View<'a> {
-    fn new(shared: &'a Shared) -> Result<Self, StorageError> {
+    pub(super) fn new(shared: &'a Shared) -> Result<Self, StorageError> {
         let db = shared.db.view();
         let head = match db.get(shared.family(META), HEAD_CELL)? {
             Some(bytes) => Head::decode(&bytes),
@@ -199,26 +258,32 @@ impl<'a> View<'a> {
         Ok(Self { shared, db, head })
     }
 
-    /// Visits the keys of the query's range at revision `at`, with their stored
+    /// The record of `key` in this view.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Record>, StorageError> {
+        let found = self.db.get(self.shared.family(CURRENT), key)?;
+        found.map(|bytes| Record::decode(&bytes)).transpose().map_err(corrupt_record)
+    }
+
+    /// Visits the keys within `bounds` at revision `at`, with their stored
     /// records, in order.
-    fn walk(
+    pub(super) fn walk(
         &self,
-        query: &RangeQuery,
+        bounds: &Bounds,
         at: i64,
         visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StorageError>,
     ) -> Result<(), StorageError> {
-        if query.end.as_ref().is_some_and(|end| *end <= query.start) {
+        if bounds.end.as_ref().is_some_and(|end| *end <= bounds.start) {
             return Ok(());
         }
-        if at == self.head.revision { self.walk_now(query, visit) } else { self.walk_at(query, at, visit) }
+        if at == self.head.revision { self.walk_now(bounds, visit) } else { self.walk_at(bounds, at, visit) }
     }
 
     fn walk_now(
         &self,
-        query: &RangeQuery,
+        bounds: &Bounds,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StorageError>,
     ) -> Result<(), StorageError> {
-        let mut current = self.current(query)?;
+        let mut current = self.current(bounds)?;
         while let Some((key, stored)) = current.entry() {
             if visit(key, stored)?.is_break() {
                 break;
@@ -231,12 +296,12 @@ impl<'a> View<'a> {
     /// Merges newest records and undo images.
     fn walk_at(
         &self,
-        query: &RangeQuery,
+        bounds: &Bounds,
         at: i64,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StorageError>,
     ) -> Result<(), StorageError> {
-        let mut current = self.current(query)?;
-        let mut history = self.history(query)?;
+        let mut current = self.current(bounds)?;
+        let mut history = self.history(bounds)?;
         let mut superseded = Vec::new();
         let mut bound = Vec::new();
         loop {
@@ -275,27 +340,27 @@ impl<'a> View<'a> {
         }
     }
 
-    fn current(&self, query: &RangeQuery) -> Result<Cursor<'_>, StorageError> {
+    fn current(&self, bounds: &Bounds) -> Result<Cursor<'_>, StorageError> {
         let scan = Scan {
-            start: Some(query.start.to_vec()),
-            end: query.end.as_ref().map(|end| end.to_vec()),
-            bypass_cache: query.count_only,
+            start: Some(bounds.start.to_vec()),
+            end: bounds.end.as_ref().map(|end| end.to_vec()),
+            bypass_cache: bounds.bypass_cache,
         };
         let mut cursor = self.db.cursor(self.shared.family(CURRENT), scan);
         cursor.first()?;
         Ok(cursor)
     }
 
-    fn history(&self, query: &RangeQuery) -> Result<Cursor<'_>, StorageError> {
+    fn history(&self, bounds: &Bounds) -> Result<Cursor<'_>, StorageError> {
         let bound = |key: &Bytes| {
             let mut out = Vec::new();
             schema::escape_key(&mut out, key);
             out
         };
         let scan = Scan {
-            start: Some(bound(&query.start)),
-            end: query.end.as_ref().map(bound),
-            bypass_cache: query.count_only,
+            start: Some(bound(&bounds.start)),
+            end: bounds.end.as_ref().map(bound),
+            bypass_cache: bounds.bypass_cache,
         };
         let mut cursor = self.db.cursor(self.shared.family(HISTORY), scan);
         cursor.first()?;
@@ -303,7 +368,7 @@ impl<'a> View<'a> {
     }
 }
 
-fn check_readable(head: &Head, at: i64) -> Result<(), ReadError> {
+pub(super) fn check_readable(head: &Head, at: i64) -> Result<(), ReadError> {
     if at > head.revision {
         return Err(ReadError::FutureRevision { requested: at, current: head.revision });
     }
@@ -334,11 +399,11 @@ fn advance_to(cursor: &mut Cursor<'_>, key: &[u8]) -> Result<(), StorageError> {
     if cursor.key().is_some_and(|here| here < key) { cursor.seek(key) } else { Ok(()) }
 }
 
-fn corrupt_record(source: DecodeError) -> StorageError {
+pub(super) fn corrupt_record(source: DecodeError) -> StorageError {
     StorageError::Corrupt { what: "a key's record", source }
 }
 
-fn corrupt_change(source: DecodeError) -> StorageError {
+pub(super) fn corrupt_change(source: DecodeError) -> StorageError {
     StorageError::Corrupt { what: "a change", source }
 }
 

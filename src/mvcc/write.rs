@@ -1,17 +1,19 @@
 //! Writes: one session collects the changes of one apply batch.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
 
 use bytes::{BufMut, Bytes};
 use twox_hash::XxHash3_64;
 
-use super::Record;
+use super::range::{Found, Source, Visit};
 use super::schema::{self, ChangeKind, HEAD_CELL, Head};
 use super::store::{Shared, Turn};
-use crate::codec::DecodeError;
-use crate::engine::{Batch, Family, Scan};
+use super::view::{Bounds, View, check_readable, corrupt_record};
+use super::{Event, Lease, LeaseChange, ReadError, Record, RevisionEvents};
+use crate::engine::{Batch, Cursor, Family, Scan};
 use crate::error::StorageError;
+use crate::keyspace::KeyRange;
 
 /// What setting a key did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,32 +26,53 @@ pub struct PutDone {
     pub version: i64,
 }
 
+/// What a batch changed, for those who follow along.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Its revisions, in order.
+    pub revisions: Vec<RevisionEvents>,
+    /// Its changes of leases, in order.
+    pub leases: Vec<LeaseChange>,
+}
+
 /// A batch in the making. Its calls see what earlier ones did; nobody else sees
 /// anything before [`Self::commit`], which makes all of it visible at once.
 /// Dropping the session instead changes nothing.
 pub struct WriteSession<'a> {
-    shared: &'a Shared,
-    families: Families<'a>,
-    batch: Batch,
+    pub(super) shared: &'a Shared,
+    pub(super) families: Families<'a>,
+    pub(super) batch: Batch,
     head: Head,
-    /// Keys that were touched, with what they hold now. Never iterated: its
-    /// order differs between replicas.
-    records: HashMap<Bytes, Option<Record>>,
+    /// Keys that were touched, with what they hold now.
+    records: BTreeMap<Bytes, Option<Record>>,
     dedup: BTreeMap<Bytes, Option<Bytes>>,
+    /// Leases that were touched, as they are now.
+    pub(super) leases: BTreeMap<i64, Option<Lease>>,
+    /// Attachments of keys to leases that were made or undone.
+    pub(super) attachments: BTreeMap<(i64, Bytes), bool>,
+    /// The changes of one command share a revision while this is set.
+    joined: Option<Joined>,
+    pub(super) committed: Committed,
     scratch: Vec<u8>,
     _turn: Turn<'a>,
 }
 
-struct Families<'a> {
+/// Changes that share one revision.
+#[derive(Debug, Clone, Copy)]
+struct Joined {
+    /// How many there are.
+    changes: u32,
+}
+
+pub(super) struct Families<'a> {
     current: Family<'a>,
     history: Family<'a>,
     changes: Family<'a>,
     dedup: Family<'a>,
-    meta: Family<'a>,
+    pub(super) leases: Family<'a>,
+    pub(super) lease_keys: Family<'a>,
+    pub(super) meta: Family<'a>,
 }
-
-/// A change is a command's only one until commands can have several.
-const ONLY_SUB: u32 = 0;
 
 impl<'a> WriteSession<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
@@ -61,12 +84,18 @@ impl<'a> WriteSession<'a> {
                 history: shared.family(schema::HISTORY),
                 changes: shared.family(schema::CHANGES),
                 dedup: shared.family(schema::DEDUP),
+                leases: shared.family(schema::LEASES),
+                lease_keys: shared.family(schema::LEASE_KEYS),
                 meta: shared.family(schema::META),
             },
             batch: Batch::new(),
             head: shared.head(),
-            records: HashMap::new(),
+            records: BTreeMap::new(),
             dedup: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            joined: None,
+            committed: Committed::default(),
             scratch: Vec::new(),
             _turn: turn,
         }
@@ -88,11 +117,40 @@ impl<'a> WriteSession<'a> {
         Ok(record)
     }
 
+    /// Whether nothing was changed yet.
+    pub fn is_untouched(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Lets all changes that `work` makes share one revision, as one command's do.
+    pub fn at_one_revision<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let outermost = self.joined.is_none();
+        if outermost {
+            self.joined = Some(Joined { changes: 0 });
+        }
+        let result = work(self);
+        if outermost {
+            self.joined = None;
+        }
+        result
+    }
+
+    /// The revision of the next change, and its place among those that share it.
+    fn next_position(&self) -> (i64, u32) {
+        match self.joined {
+            Some(Joined { changes }) if changes > 0 => (self.head.revision, changes),
+            Some(_) | None => (self.head.revision + 1, 0),
+        }
+    }
+
     /// Sets `key` to `value` and attaches it to `lease`, or to none if that is
-    /// zero. Takes one revision.
+    /// zero.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<PutDone, StorageError> {
         let previous = self.touched(&key)?;
-        let revision = self.head.revision + 1;
+        let (revision, _) = self.next_position();
         let (create_revision, version) = match &previous {
             Some(record) => (record.create_revision, record.version + 1),
             None => (revision, 1),
@@ -103,8 +161,8 @@ impl<'a> WriteSession<'a> {
         Ok(PutDone { revision, previous, version })
     }
 
-    /// Removes `key`. Takes one revision and answers it with what the key held;
-    /// takes none and answers `None` if the key is absent.
+    /// Removes `key`. Answers the revision and what the key held; takes no
+    /// revision and answers `None` if the key is absent.
     pub fn delete(&mut self, key: Bytes) -> Result<Option<(i64, Record)>, StorageError> {
         let Some(previous) = self.touched(&key)? else { return Ok(None) };
         self.change(ChangeKind::Delete, &key, Some(&previous), None);
@@ -112,11 +170,37 @@ impl<'a> WriteSession<'a> {
         Ok(Some((self.head.revision, previous)))
     }
 
-    /// Adds one change at the next revision to the batch and to the hash chain.
-    fn change(&mut self, kind: ChangeKind, key: &[u8], previous: Option<&Record>, record: Option<&Record>) {
-        let revision = self.head.revision + 1;
+    /// Makes revisions below `revision` unreadable. What only they need is given
+    /// back once the batch is committed.
+    ///
+    /// # Errors
+    /// `Compacted` if they are already, `FutureRevision` if it is not written yet.
+    pub fn compact(&mut self, revision: i64) -> Result<(), ReadError> {
+        let Head { revision: current, compacted, .. } = self.head;
+        if revision > current {
+            return Err(ReadError::FutureRevision { requested: revision, current });
+        }
+        if revision < 0 || (revision <= compacted && compacted > 0) {
+            return Err(ReadError::Compacted { requested: revision, oldest: self.head.oldest() });
+        }
+        self.head.compacted = revision;
+        // The head goes with every batch that is not empty.
+        self.batch.put(self.families.meta, HEAD_CELL, &self.head.encode());
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Compacted` or `FutureRevision` if `at` can't be read.
+    pub(super) fn check_readable(&self, at: i64) -> Result<(), ReadError> {
+        check_readable(&self.head, at)
+    }
+
+    /// Adds one change to the batch and to the hash chain.
+    fn change(&mut self, kind: ChangeKind, key: &Bytes, previous: Option<&Record>, record: Option<&Record>) {
+        let (revision, sub) = self.next_position();
         let scratch = &mut self.scratch;
-        if let Some(previous) = previous {
+        // What the same command wrote was never anybody's to read.
+        if let Some(previous) = previous.filter(|previous| previous.mod_revision < revision) {
             scratch.clear();
             schema::history_key(scratch, key, revision);
             let key_bytes = scratch.len();
@@ -127,7 +211,7 @@ impl<'a> WriteSession<'a> {
         scratch.clear();
         scratch.put_u64_le(self.head.hash);
         scratch.put_i64_le(revision);
-        scratch.put_u32_le(ONLY_SUB);
+        scratch.put_u32_le(sub);
         scratch.push(kind.tag());
         crate::codec::put_bytes(scratch, key);
         let prefix_bytes = scratch.len();
@@ -144,8 +228,24 @@ impl<'a> WriteSession<'a> {
         }
         scratch.clear();
         schema::encode_change(scratch, kind, hash, key);
-        self.batch.put(self.families.changes, &schema::change_key(revision, ONLY_SUB), scratch);
+        self.batch.put(self.families.changes, &schema::change_key(revision, sub), scratch);
         self.head = Head { revision, hash, ..self.head };
+        if let Some(joined) = &mut self.joined {
+            joined.changes += 1;
+        }
+        let lease_of = |record: Option<&Record>| record.map_or(0, |record| record.lease);
+        self.move_attachment(key, lease_of(previous), lease_of(record));
+        self.remember(
+            revision,
+            Event { kind, key: key.clone(), record: record.cloned(), previous: previous.cloned() },
+        );
+    }
+
+    fn remember(&mut self, revision: i64, event: Event) {
+        match self.committed.revisions.last_mut().filter(|last| last.revision == revision) {
+            Some(last) => last.events.push(event),
+            None => self.committed.revisions.push(RevisionEvents { revision, events: vec![event] }),
+        }
     }
 
     fn touched(&self, key: &[u8]) -> Result<Option<Record>, StorageError> {
@@ -220,15 +320,100 @@ impl<'a> WriteSession<'a> {
     /// # Errors
     /// Whatever failed, nothing of the batch is promised, and nothing more is
     /// written: every later commit answers [`StorageError::Poisoned`].
-    pub fn commit(mut self) -> Result<(), StorageError> {
+    pub fn commit(mut self) -> Result<Committed, StorageError> {
         if self.batch.is_empty() {
-            return Ok(());
+            return Ok(Committed::default());
         }
         self.batch.put(self.families.meta, HEAD_CELL, &self.head.encode());
-        self.shared.commit(self.batch, self.head)
+        self.shared.commit(self.batch, self.head)?;
+        Ok(self.committed)
     }
 }
 
-fn corrupt_record(source: DecodeError) -> StorageError {
-    StorageError::Corrupt { what: "a key's record", source }
+impl Source for WriteSession<'_> {
+    fn point(&mut self, key: &[u8]) -> Result<Option<Record>, StorageError> {
+        self.get(key)
+    }
+
+    /// Of the past it sees what was committed before the session, so whoever reads
+    /// the past begins with an untouched session.
+    fn walk(
+        &self,
+        keys: &KeyRange,
+        at: Option<i64>,
+        count_only: bool,
+        visit: Visit<'_>,
+    ) -> Result<(), StorageError> {
+        let end = keys.end();
+        if end.as_ref().is_some_and(|end| end <= keys.start()) {
+            return Ok(());
+        }
+        let bounds = Bounds { start: keys.start().clone(), end, bypass_cache: count_only };
+        match at {
+            Some(at) => View::new(self.shared)?.walk(&bounds, at, |key, stored| {
+                let (header, value) = Record::decode_header(stored).map_err(corrupt_record)?;
+                visit(&Found { key, header, value })
+            }),
+            None => self.walk_now(&bounds, visit),
+        }
+    }
+}
+
+impl WriteSession<'_> {
+    /// The keys of a range, in order, as they are now.
+    pub(super) fn keys_in(&mut self, range: &KeyRange) -> Result<Vec<Bytes>, StorageError> {
+        if let KeyRange::One(key) = range {
+            return Ok(self.get(key)?.map(|_| key.clone()).into_iter().collect());
+        }
+        let mut keys = Vec::new();
+        self.walk(range, None, false, &mut |found| {
+            keys.push(Bytes::copy_from_slice(found.key));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(keys)
+    }
+
+    /// Merges what is stored with what the session changed.
+    fn walk_now(&self, bounds: &Bounds, visit: Visit<'_>) -> Result<(), StorageError> {
+        let upper = bounds.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut changed = self.records.range((Bound::Included(bounds.start.clone()), upper)).peekable();
+        let scan = Scan {
+            start: Some(bounds.start.to_vec()),
+            end: bounds.end.as_ref().map(|end| end.to_vec()),
+            bypass_cache: bounds.bypass_cache,
+        };
+        let mut stored: Cursor<'_> = self.shared.db.cursor(self.families.current, scan);
+        stored.first()?;
+        loop {
+            // What the session holds of a key comes before what is stored of it.
+            let changed_first = match (changed.peek(), stored.key()) {
+                (None, None) => return Ok(()),
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (Some((key, _)), Some(stored)) => key.as_ref() <= stored,
+            };
+            let flow = if changed_first {
+                let Some((key, record)) = changed.next() else { return Ok(()) };
+                if stored.key() == Some(key.as_ref()) {
+                    stored.step()?;
+                }
+                match record {
+                    Some(record) => {
+                        let header = Record { value: Bytes::new(), ..record.clone() };
+                        visit(&Found { key, header, value: &record.value })?
+                    }
+                    None => ControlFlow::Continue(()),
+                }
+            } else {
+                let Some((key, bytes)) = stored.entry() else { return Ok(()) };
+                let (header, value) = Record::decode_header(bytes).map_err(corrupt_record)?;
+                let flow = visit(&Found { key, header, value })?;
+                stored.step()?;
+                flow
+            };
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
+    }
 }

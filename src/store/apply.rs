@@ -8,9 +8,11 @@ use bytes::{BufMut, Bytes};
 use twox_hash::XxHash3_64;
 
 use crate::codec::{DecodeError, Reader, put_bytes};
-use crate::command::{Command, Condition, Idempotency, Outcome, OutcomeResult, Proposal, Rejection, Write};
+use crate::command::{
+    Command, Condition, Idempotency, Op, Outcome, OutcomeResult, Proposal, Rejection, Write,
+};
 use crate::error::StorageError;
-use crate::mvcc::WriteSession;
+use crate::mvcc::{Lease, ReadError, WriteSession};
 
 const TOKEN_VERSION: u8 = 1;
 /// Tokens by name.
@@ -25,45 +27,138 @@ const MAX_TOKENS: u64 = 1 << 20;
 /// never makes one write slow. More than the one it may add, so that it catches up.
 const CLEARED_PER_COMMAND: usize = 8;
 
-/// Applies `proposal` inside `session` and answers what happened.
+/// How many keys of leases one command removes at most, so that a lease with a
+/// million keys never makes other writes wait.
+const MAX_KEYS_REVOKED: usize = 1_000;
+/// How many leases one command ends at most, for the same reason.
+const MAX_LEASES_ENDED: usize = 500;
+/// The shortest time to live, in seconds. A shorter one could end during an
+/// election.
+const MIN_LEASE_TTL: i64 = 2;
+/// What every lease lives longer than its time to live, in milliseconds: as much
+/// as the lease clock may be behind the leader's, so that none ends early.
+const LEASE_SLACK_MS: u64 = 1_000;
+/// Bytes of items that one range in a transaction answers at most.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Bytes of an answer that are remembered for an idempotency token.
+const MAX_REMEMBERED_BYTES: usize = 64 << 10;
+
+/// What is known of a log entry besides its command.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    /// The term of the leader that wrote it.
+    pub term: u64,
+    /// Whether somebody waits for what the command answers. Whether it does must
+    /// change nothing of what is stored.
+    pub wants_answer: bool,
+}
+
+/// Reads a command from the log.
 ///
 /// Garbage is refused by every replica alike. A command of a newer version is
 /// not: newer replicas carry it out, so this one stops rather than diverge.
 ///
 /// # Errors
-/// Trouble with this node's storage, or a command that only a newer release
-/// understands; both must stop the node.
-pub fn apply(session: &mut WriteSession<'_>, proposal: &Proposal) -> Result<Outcome, StorageError> {
-    let command = match proposal.decode() {
-        Ok(command) => command,
+/// A command that only a newer release understands; it must stop the node.
+pub fn decode(proposal: &Proposal) -> Result<Result<Command, Rejection>, StorageError> {
+    match proposal.decode() {
+        Ok(command) => Ok(Ok(command)),
         Err(source @ DecodeError::Version { found, known, .. }) if found > known => {
-            return Err(StorageError::Corrupt {
+            Err(StorageError::Corrupt {
                 what: "a log entry of a newer release; upgrade this node: it",
                 source,
-            });
+            })
         }
-        Err(error) => {
-            let result = OutcomeResult::Rejected(Rejection::Undecodable(error.to_string()));
-            return Ok(Outcome { revision: session.revision(), result });
-        }
-    };
-    match &command.idempotency {
-        None => carry_out(session, &command),
-        Some(idempotency) => carry_out_once(session, &command, idempotency),
+        Err(error) => Ok(Err(Rejection::Undecodable(error.to_string()))),
     }
 }
 
-fn carry_out(session: &mut WriteSession<'_>, command: &Command) -> Result<Outcome, StorageError> {
-    let single_key = match &command.write {
-        Write::Put { key, .. } | Write::Delete { key } => Some(key),
-        Write::Txn(_)
+/// Whether `command` reads revisions of the past, which needs a session that has
+/// changed nothing yet.
+pub fn reads_the_past(command: &Command) -> bool {
+    fn any_past(ops: &[Op]) -> bool {
+        ops.iter().any(|op| match op {
+            Op::Range(request) => request.at.is_some(),
+            Op::Txn(txn) => any_past(&txn.success) || any_past(&txn.failure),
+            Op::Put(_) | Op::Delete(_) => false,
+        })
+    }
+    match &command.write {
+        Write::Txn(txn) => any_past(&txn.success) || any_past(&txn.failure),
+        Write::Put { .. }
+        | Write::Delete { .. }
         | Write::Compact { .. }
         | Write::LeaseGrant { .. }
         | Write::LeaseRevoke { .. }
         | Write::LeaseRenew { .. }
-        | Write::LeaseTick { .. } => None,
+        | Write::LeaseTick { .. } => false,
+    }
+}
+
+/// Applies `command` inside `session` and answers what happened.
+///
+/// # Errors
+/// Trouble with this node's storage, which must stop the node.
+pub fn apply(
+    session: &mut WriteSession<'_>,
+    command: &Command,
+    context: Context,
+) -> Result<Outcome, StorageError> {
+    match &command.idempotency {
+        None => carry_out(session, command, context),
+        // What is remembered must be the same whoever waits.
+        Some(idempotency) => {
+            carry_out_once(session, command, idempotency, Context { wants_answer: true, ..context })
+        }
+    }
+}
+
+fn carry_out(
+    session: &mut WriteSession<'_>,
+    command: &Command,
+    context: Context,
+) -> Result<Outcome, StorageError> {
+    let result = match &command.write {
+        Write::Put { key, value, lease } => match why_not(session, command.condition, key, *lease)? {
+            Some(rejection) => OutcomeResult::Rejected(rejection),
+            None => {
+                let done = session.put(key.clone(), value.clone(), *lease)?;
+                OutcomeResult::Put { created: done.previous.is_none(), version: done.version }
+            }
+        },
+        Write::Delete { key } => match why_not(session, command.condition, key, 0)? {
+            Some(rejection) => OutcomeResult::Rejected(rejection),
+            None => {
+                let deleted = session.delete(key.clone())?;
+                OutcomeResult::Deleted { count: u64::from(deleted.is_some()) }
+            }
+        },
+        Write::Txn(txn) => match session.run(txn, context.wants_answer, MAX_ANSWER_BYTES)? {
+            Ok(done) => OutcomeResult::Txn(done),
+            Err(rejection) => OutcomeResult::Rejected(rejection),
+        },
+        Write::Compact { revision } => compact(session, *revision)?,
+        Write::LeaseGrant { id, ttl } => grant(session, *id, *ttl)?,
+        Write::LeaseRevoke { id } => revoke(session, *id)?,
+        Write::LeaseRenew { ids } => renew(session, ids)?,
+        Write::LeaseTick { term, clock, expired } => {
+            if *term == context.term {
+                tick(session, *clock, expired)?;
+            }
+            OutcomeResult::Nothing
+        }
     };
-    if let (Some(condition), Some(key)) = (command.condition, single_key) {
+    Ok(Outcome { revision: session.revision(), result })
+}
+
+/// Why a change of one key can't be made, if so.
+fn why_not(
+    session: &mut WriteSession<'_>,
+    condition: Option<Condition>,
+    key: &[u8],
+    lease: i64,
+) -> Result<Option<Rejection>, StorageError> {
+    if let Some(condition) = condition {
         let mod_revision = session.get(key)?.map_or(0, |record| record.mod_revision);
         let holds = match condition {
             Condition::ModRevision(wanted) => mod_revision == wanted,
@@ -71,27 +166,112 @@ fn carry_out(session: &mut WriteSession<'_>, command: &Command) -> Result<Outcom
             Condition::Absent => mod_revision == 0,
         };
         if !holds {
-            let result = OutcomeResult::Rejected(Rejection::ConditionFailed { mod_revision });
-            return Ok(Outcome { revision: session.revision(), result });
+            return Ok(Some(Rejection::ConditionFailed { mod_revision }));
         }
     }
-    let result = match &command.write {
-        Write::Put { key, value, lease } => {
-            let done = session.put(key.clone(), value.clone(), *lease)?;
-            OutcomeResult::Put { created: done.previous.is_none(), version: done.version }
+    session.why_not_attach(lease)
+}
+
+fn compact(session: &mut WriteSession<'_>, revision: i64) -> Result<OutcomeResult, StorageError> {
+    match session.compact(revision) {
+        Ok(()) => Ok(OutcomeResult::Compacted),
+        Err(ReadError::Compacted { requested, oldest }) => {
+            Ok(OutcomeResult::Rejected(Rejection::Compacted { requested, oldest }))
         }
-        Write::Delete { key } => {
-            let deleted = session.delete(key.clone())?;
-            OutcomeResult::Deleted { count: u64::from(deleted.is_some()) }
+        Err(ReadError::FutureRevision { requested, current }) => {
+            Ok(OutcomeResult::Rejected(Rejection::FutureRevision { requested, current }))
         }
-        Write::Txn(_)
-        | Write::Compact { .. }
-        | Write::LeaseGrant { .. }
-        | Write::LeaseRevoke { .. }
-        | Write::LeaseRenew { .. }
-        | Write::LeaseTick { .. } => OutcomeResult::Nothing,
+        Err(ReadError::Storage(error)) => Err(error),
+    }
+}
+
+fn grant(session: &mut WriteSession<'_>, id: i64, ttl: i64) -> Result<OutcomeResult, StorageError> {
+    if session.lease(id)?.is_some() {
+        return Ok(OutcomeResult::Rejected(Rejection::LeaseExists { id }));
+    }
+    let ttl = ttl.max(MIN_LEASE_TTL);
+    let expires_at = expiry(session.lease_clock()?, ttl);
+    session.set_lease(Lease { id, ttl, expires_at, ending: false });
+    Ok(OutcomeResult::LeaseGranted { id, ttl })
+}
+
+fn expiry(clock: u64, ttl: i64) -> u64 {
+    let ttl_ms = ttl.unsigned_abs().saturating_mul(1_000);
+    clock.saturating_add(ttl_ms).saturating_add(LEASE_SLACK_MS)
+}
+
+fn revoke(session: &mut WriteSession<'_>, id: i64) -> Result<OutcomeResult, StorageError> {
+    let Some(lease) = session.lease(id)? else {
+        return Ok(OutcomeResult::Rejected(Rejection::LeaseNotFound { id }));
     };
-    Ok(Outcome { revision: session.revision(), result })
+    let removed = end_lease(session, lease, MAX_KEYS_REVOKED)?;
+    Ok(OutcomeResult::LeaseRevoked { more: removed.is_none() })
+}
+
+/// Ends a lease and removes its keys, at most `limit` of them, at one revision.
+/// Answers how many there were; if there are more, the lease stays as one that is
+/// ending, and the answer is none.
+fn end_lease(
+    session: &mut WriteSession<'_>,
+    lease: Lease,
+    limit: usize,
+) -> Result<Option<usize>, StorageError> {
+    let mut keys = session.lease_keys(lease.id, limit.saturating_add(1))?;
+    let is_last = keys.len() <= limit;
+    keys.truncate(limit);
+    let count = keys.len();
+    session.at_one_revision(|session| {
+        for key in keys {
+            session.delete(key)?;
+        }
+        Ok(())
+    })?;
+    if is_last {
+        session.remove_lease(lease.id);
+        return Ok(Some(count));
+    }
+    if !lease.ending {
+        session.set_lease(Lease { ending: true, ..lease });
+    }
+    Ok(None)
+}
+
+fn renew(session: &mut WriteSession<'_>, ids: &[i64]) -> Result<OutcomeResult, StorageError> {
+    let clock = session.lease_clock()?;
+    let mut ttls = Vec::with_capacity(ids.len());
+    for id in ids {
+        let lease = session.lease(*id)?.filter(|lease| !lease.ending);
+        ttls.push(lease.map_or(0, |lease| lease.ttl));
+        if let Some(lease) = lease {
+            let expires_at = expiry(clock, lease.ttl);
+            if expires_at > lease.expires_at {
+                session.set_lease(Lease { expires_at, ..lease });
+            }
+        }
+    }
+    Ok(OutcomeResult::LeasesRenewed { ttls })
+}
+
+/// Moves the lease clock on, never back, and ends those of `expired` that have
+/// expired by it, within the bounds of one command; the leader asks again for the
+/// rest.
+fn tick(session: &mut WriteSession<'_>, clock: u64, expired: &[i64]) -> Result<(), StorageError> {
+    let before = session.lease_clock()?;
+    let clock = clock.max(before);
+    if clock > before {
+        session.set_lease_clock(clock);
+    }
+    let mut room = MAX_KEYS_REVOKED;
+    for id in expired.iter().take(MAX_LEASES_ENDED) {
+        // A renewal that came first in the log wins.
+        let due = session.lease(*id)?.filter(|lease| lease.ending || lease.expires_at <= clock);
+        let Some(lease) = due else { continue };
+        match end_lease(session, lease, room)? {
+            Some(count) => room -= count,
+            None => break,
+        }
+    }
+    Ok(())
 }
 
 /// Carries the command out unless its token is known; then repeats the answer
@@ -100,6 +280,7 @@ fn carry_out_once(
     session: &mut WriteSession<'_>,
     command: &Command,
     idempotency: &Idempotency,
+    context: Context,
 ) -> Result<Outcome, StorageError> {
     let mut book = TokenBook::load(session)?;
     // The replicated clock never goes back, whichever node's clock proposed.
@@ -126,15 +307,21 @@ fn carry_out_once(
     // Only now: a token that is asked for again must not make room for itself.
     book.make_room(session)?;
 
-    let outcome = carry_out(session, command)?;
+    let outcome = carry_out(session, command, context)?;
     let lifetime = idempotency.expires_at_ms.saturating_sub(idempotency.proposed_at_ms);
     let expires_at = book.clock.saturating_add(lifetime);
-    let token = Token { fingerprint, expires_at, outcome };
+    let kept = if outcome.encode().len() <= MAX_REMEMBERED_BYTES {
+        outcome.clone()
+    } else {
+        let rejection = Rejection::AnswerForgotten { revision: outcome.revision };
+        Outcome { revision: outcome.revision, result: OutcomeResult::Rejected(rejection) }
+    };
+    let token = Token { fingerprint, expires_at, outcome: kept };
     session.dedup_put(name, token.encode().into());
     session.dedup_put(expiry_key(expires_at, &idempotency.token), Bytes::new());
     book.count += 1;
     book.save(session);
-    Ok(token.outcome)
+    Ok(outcome)
 }
 
 /// Identifies what a command asks for, apart from its token and times.

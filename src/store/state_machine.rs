@@ -23,12 +23,12 @@ use arc_swap::{ArcSwap, Guard};
 use bytes::{BufMut, Bytes};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use openraft::alias::SnapshotOf;
-use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::apply::apply;
+use super::apply;
 use super::data_dir::{DataDir, sync_dir, write_atomically};
 use super::log_codec::{put_log_id, put_stored_membership, read_log_id, read_stored_membership};
 use super::snapshot::{self, SnapshotDir, link_files, remove_dir};
@@ -36,7 +36,7 @@ use crate::codec::Reader;
 use crate::command::{Outcome, OutcomeResult};
 use crate::engine::EngineOptions;
 use crate::error::StorageError;
-use crate::mvcc::Store;
+use crate::mvcc::{Store, WriteSession};
 use crate::{LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig};
 
 const APPLIED: &str = "applied";
@@ -202,6 +202,27 @@ pub struct ApplyCounters {
     pub snapshots_installed: AtomicU64,
 }
 
+/// A write batch in the making, and whom to answer once it is committed.
+struct Applying<'a> {
+    session: WriteSession<'a>,
+    applied: Applied,
+    /// With every membership of the batch: what is stored must not depend on where
+    /// this replica happened to cut the log (I3).
+    known_nodes: Option<BTreeSet<NodeId>>,
+    answers: Vec<(ApplyResponder<TypeConfig>, Outcome)>,
+    entries: u64,
+}
+
+impl<'a> Applying<'a> {
+    fn new(store: &'a Store, applied: Applied) -> Self {
+        Self { session: store.begin(), applied, known_nodes: None, answers: Vec::new(), entries: 0 }
+    }
+
+    fn outcome(&self, result: OutcomeResult) -> Outcome {
+        Outcome { revision: self.session.revision(), result }
+    }
+}
+
 /// The state machine of a node; clones share it.
 #[derive(Debug, Clone)]
 pub struct StateMachineStore {
@@ -359,32 +380,47 @@ impl StateMachineStore {
     /// Applies the entries as one write batch and only then answers.
     fn commit_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> Result<(), StorageError> {
         let generation = self.shared.generation.load();
-        let mut session = generation.store().begin();
-        let mut applied = self.shared.applied.lock().clone();
-        // With every membership of the batch: what is stored must not depend on where
-        // this replica happened to cut the log (I3).
-        let mut known_nodes = None;
-        let mut answers = Vec::with_capacity(batch.len());
-        let entries = batch.len() as u64;
+        let store = generation.store();
+        let mut applying = Applying::new(store, self.shared.applied.lock().clone());
         for (entry, responder) in batch {
             let outcome = match &entry.payload {
-                EntryPayload::Normal(proposal) => apply(&mut session, proposal)?,
+                EntryPayload::Normal(proposal) => match apply::decode(proposal)? {
+                    Ok(command) => {
+                        if apply::reads_the_past(&command) && !applying.session.is_untouched() {
+                            // What was applied so far must be the past first.
+                            let applied = applying.applied.clone();
+                            self.settle(applying)?;
+                            applying = Applying::new(store, applied);
+                        }
+                        let term = entry.log_id.committed_leader_id().term;
+                        let context = apply::Context { term, wants_answer: responder.is_some() };
+                        apply::apply(&mut applying.session, &command, context)?
+                    }
+                    Err(rejection) => applying.outcome(OutcomeResult::Rejected(rejection)),
+                },
                 EntryPayload::Membership(membership) => {
-                    applied.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
-                    known_nodes
+                    applying.applied.membership =
+                        StoredMembership::new(Some(entry.log_id), membership.clone());
+                    applying
+                        .known_nodes
                         .get_or_insert_with(|| self.shared.known_nodes.lock().clone())
                         .extend(membership.nodes().map(|(id, _)| *id));
-                    Outcome { revision: session.revision(), result: OutcomeResult::Nothing }
+                    applying.outcome(OutcomeResult::Nothing)
                 }
-                EntryPayload::Blank => {
-                    Outcome { revision: session.revision(), result: OutcomeResult::Nothing }
-                }
+                EntryPayload::Blank => applying.outcome(OutcomeResult::Nothing),
             };
-            applied.log_id = Some(entry.log_id);
+            applying.applied.log_id = Some(entry.log_id);
+            applying.entries += 1;
             if let Some(responder) = responder {
-                answers.push((responder, outcome));
+                applying.answers.push((responder, outcome));
             }
         }
+        self.settle(applying)
+    }
+
+    /// Commits what was applied, tells those who follow, and answers.
+    fn settle(&self, applying: Applying<'_>) -> Result<(), StorageError> {
+        let Applying { mut session, applied, known_nodes, answers, entries } = applying;
         if let Some(log_id) = &applied.log_id {
             let mut out = vec![META_VERSION];
             put_log_id(&mut out, log_id);
@@ -396,7 +432,7 @@ impl StateMachineStore {
             put_stored_membership(&mut out, &applied.membership);
             session.set_meta(MEMBERSHIP, out);
         }
-        session.commit()?;
+        let _committed = session.commit()?;
         if let Some(known_nodes) = known_nodes {
             *self.shared.known_nodes.lock() = known_nodes;
         }

@@ -29,15 +29,18 @@ use super::StateMachineStore;
 use super::data_dir::DataDir;
 use super::log_codec::{LeaderId, Payload};
 use super::snapshot::SnapshotDir;
-use crate::command::{Command, Condition, Idempotency, Proposal, Write};
+use crate::command::{
+    Command, Compare, Condition, DeleteOp, Idempotency, Op, Proposal, PutOp, Relation, Target, Txn, Write,
+};
 use crate::engine::{Db, EngineOptions, FamilySpec, Journal, Scan, Workload};
+use crate::keyspace::{KeyRange, RangeRequest};
 use crate::mvcc::Store;
 use crate::{Entry, LogId, Member, Membership, SnapshotMeta, StoredMembership};
 
 const NODE: u64 = 1;
 
 fn small() -> EngineOptions {
-    EngineOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 18 }
+    EngineOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 19 }
 }
 
 /// A small generator whose run is repeatable from its seed.
@@ -94,11 +97,20 @@ fn membership(index: u64) -> Membership {
 
 fn command(index: u64, dice: &mut Dice) -> Command {
     let key = Bytes::from(format!("key {:02}", dice.roll(40)));
-    let write = if dice.roll(5) == 0 {
-        Write::Delete { key }
-    } else {
-        let value = vec![dice.roll(256) as u8; dice.roll(400) as usize];
-        Write::Put { key, value: value.into(), lease: dice.roll(3) as i64 }
+    let lease = dice.roll(3) as i64;
+    let value = Bytes::from(vec![dice.roll(256) as u8; dice.roll(400) as usize]);
+    let write = match dice.roll(30) {
+        0..=4 => Write::Delete { key },
+        5 | 6 => Write::LeaseGrant { id: 1 + lease, ttl: dice.roll(9) as i64 },
+        7 => Write::LeaseRevoke { id: 1 + lease },
+        8 => Write::LeaseRenew { ids: vec![1, 2, 3] },
+        9 => {
+            let term = 1 + index / TERM_ENTRIES - dice.roll(2).min(index / TERM_ENTRIES);
+            Write::LeaseTick { term, clock: 20 * index, expired: vec![1, 2, 3] }
+        }
+        10 if dice.roll(4) == 0 => Write::Compact { revision: dice.roll(index) as i64 },
+        10..=14 => Write::Txn(txn(key, value, lease, dice)),
+        _ => Write::Put { key, value, lease },
     };
     let condition = match dice.roll(8) {
         0 => Some(Condition::Exists),
@@ -112,6 +124,33 @@ fn command(index: u64, dice: &mut Dice) -> Command {
         Idempotency { token, proposed_at_ms, expires_at_ms: proposed_at_ms + dice.roll(500) }
     });
     Command { write, condition, idempotency }
+}
+
+/// Compares one key, and then sets it beside a range that is removed, or reads.
+fn txn(key: Bytes, value: Bytes, lease: i64, dice: &mut Dice) -> Txn {
+    let start = Bytes::from(format!("key {:02}", dice.roll(40)));
+    let removed = KeyRange::Between { end: [start.as_ref(), b"~"].concat().into(), start };
+    let put = PutOp { key: key.clone(), value: Some(value), lease: Some(lease), want_previous: true };
+    let past = RangeRequest { at: Some(dice.roll(60) as i64), ..RangeRequest::of(KeyRange::all()) };
+    let read = if dice.roll(3) == 0 { past } else { RangeRequest::of(KeyRange::all()) };
+    Txn {
+        compares: vec![Compare {
+            keys: KeyRange::One(key),
+            target: Target::Version(dice.roll(4) as i64),
+            relation: Relation::Greater,
+        }],
+        success: vec![
+            Op::Put(put),
+            Op::Delete(DeleteOp { keys: removed, want_previous: false }),
+            Op::Put(PutOp {
+                key: "counter".into(),
+                value: Some("+".into()),
+                lease: Some(0),
+                want_previous: false,
+            }),
+        ],
+        failure: vec![Op::Range(read.clone()), Op::Txn(Txn::of(Op::Range(read)))],
+    }
 }
 
 /// A state machine in a folder of its own, and the log's durable end to turn.
@@ -192,11 +231,13 @@ async fn apply(store: &StateMachineStore, entries: impl IntoIterator<Item = Entr
 /// Every stored byte, by family.
 type Dump = BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>>;
 
-const FAMILIES: [FamilySpec; 5] = [
+const FAMILIES: [FamilySpec; 7] = [
     FamilySpec { name: "current", workload: Workload::Lookup },
     FamilySpec { name: "history", workload: Workload::Scan },
     FamilySpec { name: "changes", workload: Workload::Queue },
     FamilySpec { name: "dedup", workload: Workload::Lookup },
+    FamilySpec { name: "leases", workload: Workload::Lookup },
+    FamilySpec { name: "lease_keys", workload: Workload::Scan },
     FamilySpec { name: "meta", workload: Workload::Cells },
 ];
 
@@ -219,7 +260,20 @@ fn dump_folder(folder: &Path) -> Dump {
         }
         (name, entries)
     };
-    FAMILIES.iter().map(|family| dump_family(family.name)).collect()
+    let mut dump: Dump = FAMILIES.iter().map(|family| dump_family(family.name)).collect();
+    leave_out_compacted(&mut dump);
+    dump
+}
+
+/// Leaves out what only compacted revisions needed: when that leaves the disk is
+/// each replica's own affair.
+fn leave_out_compacted(dump: &mut Dump) {
+    let number = |bytes: &[u8]| i64::from_be_bytes(bytes.try_into().unwrap());
+    let (_, head) = dump["meta"].iter().find(|(name, _)| name == b"head").unwrap();
+    let compacted = i64::from_le_bytes(head[16..24].try_into().unwrap());
+    let history = dump.get_mut("history").unwrap();
+    history.retain(|(key, _)| number(&key[key.len() - 8..]) > compacted);
+    dump.get_mut("changes").unwrap().retain(|(key, _)| number(&key[..8]) >= compacted);
 }
 
 /// Names the first difference, and not all that is equal.

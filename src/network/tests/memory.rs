@@ -149,12 +149,15 @@ impl State {
                 }
                 OutcomeResult::Deleted { count }
             }
+            other => unimplemented!("{other:?}"),
         };
         Outcome { revision: self.revision, result }
     }
 
     fn submit(&mut self, command: &Command) -> Result<Outcome, Error> {
-        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write;
+        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else {
+            unimplemented!("{command:?}")
+        };
         let token = command.idempotency.as_ref().map(|idempotency| idempotency.token.clone());
         if let Some((write, outcome)) = token.as_ref().and_then(|token| self.outcomes.get(token)) {
             let same = *write == command.write;
@@ -191,7 +194,9 @@ impl Backend for Memory {
         if let Some(gate) = &self.0.gate {
             gate.acquire().await.unwrap().forget();
         }
-        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write;
+        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else {
+            unimplemented!("{command:?}")
+        };
         if key.is_empty() {
             return Err(Error::Invalid("the key is empty".to_owned()));
         }

@@ -7,6 +7,19 @@ use super::*;
 use crate::engine::EngineOptions;
 use crate::mvcc::Store;
 
+const TERM: u64 = 3;
+
+/// Does what the state machine does with an entry of the log.
+fn apply_proposal(session: &mut WriteSession<'_>, proposal: &Proposal) -> Result<Outcome, StorageError> {
+    match decode(proposal)? {
+        Ok(command) => apply(session, &command, Context { term: TERM, wants_answer: true }),
+        Err(rejection) => {
+            let result = OutcomeResult::Rejected(rejection);
+            Ok(Outcome { revision: session.revision(), result })
+        }
+    }
+}
+
 struct Machine {
     store: Option<Store>,
     dir: TempDir,
@@ -30,7 +43,8 @@ impl Machine {
     /// Applies the proposals as one batch.
     fn batch(&self, proposals: &[Proposal]) -> Vec<Outcome> {
         let mut session = self.store().begin();
-        let outcomes = proposals.iter().map(|proposal| apply(&mut session, proposal).unwrap()).collect();
+        let outcomes =
+            proposals.iter().map(|proposal| apply_proposal(&mut session, proposal).unwrap()).collect();
         session.commit().unwrap();
         outcomes
     }
@@ -68,7 +82,7 @@ impl Machine {
 }
 
 fn open(dir: &TempDir) -> Store {
-    let options = EngineOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 18 };
+    let options = EngineOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 1 << 19 };
     Store::open(&dir.path().join("state"), &options).unwrap()
 }
 
@@ -112,8 +126,8 @@ fn puts_and_deletes_count_revisions_and_versions() {
 #[test]
 fn a_put_attaches_its_lease() {
     let machine = Machine::new();
-    let write = Write::Put { key: "k".into(), value: "v".into(), lease: 77 };
-    machine.run(&Command { write, condition: None, idempotency: None });
+    machine.run(&Command::of(Write::LeaseGrant { id: 77, ttl: 10 }));
+    machine.run(&Command::of(Write::Put { key: "k".into(), value: "v".into(), lease: 77 }));
     assert_eq!(machine.store().get(b"k", None).unwrap().record.unwrap().lease, 77);
 }
 
@@ -140,7 +154,7 @@ fn each_condition_holds_when_it_says_and_else_changes_nothing() {
     for (key, condition, refused_at) in cases {
         for command in [Command::put(key, "new"), Command::delete(key)] {
             let mut session = machine.store().begin();
-            let found = apply(&mut session, &command.only_if(condition).encode()).unwrap();
+            let found = apply_proposal(&mut session, &command.only_if(condition).encode()).unwrap();
             match refused_at {
                 Some(at) => assert_eq!(found, outcome(revision, failed(at)), "{key} {condition:?}"),
                 None => assert!(
@@ -203,9 +217,9 @@ fn what_does_not_decode_is_refused_and_changes_nothing() {
 fn a_command_of_a_newer_release_stops_the_node_rather_than_diverge() {
     let machine = Machine::new();
     let mut newer = Command::put("k", "w").encode().as_bytes().to_vec();
-    newer[0] += 1;
+    newer[0] += 2;
     let store = machine.store();
-    let error = apply(&mut store.begin(), &Proposal::from_bytes(newer.into())).unwrap_err();
+    let error = apply_proposal(&mut store.begin(), &Proposal::from_bytes(newer.into())).unwrap_err();
     assert!(error.to_string().contains("upgrade this node"), "{error}");
 }
 

@@ -174,9 +174,10 @@ async fn a_log_that_has_stopped_ends_the_wait_with_an_error() {
 async fn entries_that_wait_share_a_batch_and_a_large_log_is_cut() {
     let node = Node::new();
     let batches = || node.store.counters().batches.load(std::sync::atomic::Ordering::Relaxed);
-    node.apply_to(1).await;
+    let small = |index| normal(index, &Command::put("small", "value"));
+    apply(&node.store, (0..=1).map(small)).await;
     assert_eq!(batches(), 1);
-    node.apply_to(2025).await;
+    apply(&node.store, (2..=2025).map(small)).await;
     assert_eq!(batches(), 3);
     let large = |index| normal(index, &Command::put("large", vec![0; 3 << 20]));
     apply(&node.store, (2026..2029).map(large)).await;

@@ -1,0 +1,208 @@
+//! Gives back what only compacted revisions needed.
+//!
+//! Compacting is a mark in the head: from then on older revisions are refused.
+//! What they needed is removed behind it by a thread of its own, in small batches
+//! between which writes and reads go on, and RocksDB returns the space as it
+//! merges files. There is nothing to remember of how far it came: what is still to
+//! be removed begins with the oldest change that is still there.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Change;
+use super::schema::{self, CHANGES, HEAD_CELL, HISTORY, Head, META};
+use super::view::corrupt_change;
+use crate::engine::{Batch, Db, Scan};
+use crate::error::StorageError;
+
+/// Changes whose undo images are removed in one batch.
+const CHANGES_PER_BATCH: usize = 2_000;
+/// Batches after which the changes themselves are removed, as one range: each
+/// such removal costs every later scan a little.
+const BATCHES_PER_RANGE: usize = 50;
+
+/// The thread that removes. Dropping this ends it, in the middle of the work if
+/// need be.
+pub(super) struct Reclaimer {
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Progress {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Changes below this revision are to go.
+    wanted: i64,
+    /// Changes below this revision are gone.
+    done: i64,
+    stopping: bool,
+    failed: Option<StorageError>,
+}
+
+impl Reclaimer {
+    /// Starts the thread; it finishes first what an earlier run left of the
+    /// compaction to `compacted`.
+    pub(super) fn start(db: Arc<Db>, compacted: i64) -> Result<Self, StorageError> {
+        let state = State { wanted: compacted, done: 0, stopping: false, failed: None };
+        let progress = Arc::new(Progress { state: Mutex::new(state), changed: Condvar::new() });
+        let work = Arc::clone(&progress);
+        let thread = thread::Builder::new()
+            .name("kvorum-reclaim".to_owned())
+            .spawn(move || work.run(&db))
+            .map_err(|error| StorageError::file("starting the thread", "kvorum-reclaim", &error))?;
+        Ok(Self { progress, thread: Some(thread) })
+    }
+
+    /// Asks for what revisions below `compacted` needed to be removed.
+    pub(super) fn request(&self, compacted: i64) {
+        let mut state = self.progress.state.lock();
+        if state.wanted < compacted {
+            state.wanted = compacted;
+            self.progress.changed.notify_all();
+        }
+    }
+
+    /// Waits until all below `compacted` is removed.
+    pub(super) fn wait(&self, compacted: i64) -> Result<(), StorageError> {
+        let mut state = self.progress.state.lock();
+        loop {
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            if state.done >= compacted {
+                return Ok(());
+            }
+            if state.stopping {
+                return Err(StorageError::Database {
+                    action: "waiting for compacted revisions to be removed",
+                    reason: "the store is being closed".to_owned(),
+                });
+            }
+            self.progress.changed.wait(&mut state);
+        }
+    }
+}
+
+impl Drop for Reclaimer {
+    fn drop(&mut self) {
+        self.progress.state.lock().stopping = true;
+        self.progress.changed.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that removes compacted revisions panicked");
+        }
+    }
+}
+
+impl Progress {
+    fn run(&self, db: &Db) {
+        loop {
+            let wanted = {
+                let mut state = self.state.lock();
+                while state.done >= state.wanted && !state.stopping {
+                    self.changed.wait(&mut state);
+                }
+                if state.stopping {
+                    return;
+                }
+                state.wanted
+            };
+            let result = self.reclaim(db, wanted);
+            let mut state = self.state.lock();
+            match result {
+                Ok(true) => state.done = wanted,
+                Ok(false) => return,
+                Err(error) => {
+                    // The store is as right as before, only larger. If it was a write
+                    // that failed, the next one of the log stops the node.
+                    tracing::error!(%error, "compacted revisions can't be removed; this is tried again at the next start");
+                    state.failed = Some(error);
+                }
+            }
+            self.changed.notify_all();
+            if state.failed.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.state.lock().stopping
+    }
+
+    /// Removes the changes below `compacted`, and the undo images that serve reads
+    /// below it. Answers false if it was told to stop before the end.
+    fn reclaim(&self, db: &Db, compacted: i64) -> Result<bool, StorageError> {
+        let (changes, history) = (db.family(CHANGES), db.family(HISTORY));
+        let mut from = Vec::new();
+        let mut batches = 0;
+        let mut stored_key = Vec::new();
+        loop {
+            if self.is_stopping() {
+                return Ok(false);
+            }
+            let mut batch = Batch::new();
+            let mut seen = 0;
+            // An undo image that was made at the compacted revision served only reads
+            // before it; the change itself stays, for watches that begin there.
+            let end = schema::change_key(compacted.saturating_add(1), 0);
+            let scan = Scan { start: Some(from.clone()), end: Some(end.to_vec()), bypass_cache: true };
+            let mut cursor = db.cursor(changes, scan);
+            cursor.first()?;
+            while let Some((key, value)) = cursor.entry()
+                && seen < CHANGES_PER_BATCH
+            {
+                let change = Change::decode(key, value).map_err(corrupt_change)?;
+                stored_key.clear();
+                schema::history_key(&mut stored_key, &change.key, change.main);
+                batch.delete(history, &stored_key);
+                seen += 1;
+                from.clear();
+                from.extend_from_slice(key);
+                // The least key after this one.
+                from.push(0);
+                cursor.step()?;
+            }
+            drop(cursor);
+            if !batch.is_empty() {
+                db.write(batch)?;
+            }
+            batches += 1;
+            let is_last = seen < CHANGES_PER_BATCH;
+            if is_last || batches % BATCHES_PER_RANGE == 0 {
+                let removed = from.as_slice().min(schema::change_key(compacted, 0).as_slice()).to_vec();
+                remove_changes(db, &removed)?;
+            }
+            if is_last {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+/// Removes the changes before `end`.
+fn remove_changes(db: &Db, end: &[u8]) -> Result<(), StorageError> {
+    let changes = db.family(CHANGES);
+    let mut cursor = db.cursor(changes, Scan { end: Some(end.to_vec()), ..Scan::default() });
+    cursor.first()?;
+    let Some(start) = cursor.key().map(<[u8]>::to_vec) else { return Ok(()) };
+    drop(cursor);
+    let mut batch = Batch::new();
+    batch.delete_range(changes, &start, end);
+    db.write(batch)?;
+    // Whole files go at once, not in the order of batches: only what would be
+    // compacted after a crash too, or the crash would leave a hole.
+    let Some(head) = db.get_durable(db.family(META), HEAD_CELL)? else { return Ok(()) };
+    let durable = Head::decode(&head)
+        .map_err(|source| StorageError::Corrupt { what: "the state's head", source })?
+        .compacted;
+    // Both ends are included.
+    db.delete_files_in_range(changes, &start, &schema::change_key(durable.saturating_sub(1), u32::MAX))
+}

@@ -1,0 +1,159 @@
+//! Transactions: compare, choose a branch, run it at one revision.
+
+use bytes::Bytes;
+
+use super::range::{holds, read_range};
+use super::{KeyValue, ReadError, WriteSession};
+use crate::command::{DeleteOp, Op, OpOutcome, PutOp, Rejection, Txn, TxnOutcome};
+use crate::error::StorageError;
+
+/// What the branches of a transaction come to, once all compares are looked at:
+/// they ask about the state before it.
+struct Plan<'t> {
+    succeeded: bool,
+    steps: Vec<Step<'t>>,
+}
+
+enum Step<'t> {
+    Op(&'t Op),
+    Nested(Plan<'t>),
+}
+
+impl WriteSession<'_> {
+    /// Runs `txn`, all of it at one revision, or refuses it and changes nothing.
+    ///
+    /// Answers to operations are collected only if somebody `wants_answers`; what a
+    /// range finds takes at most `max_bytes`. A range at a revision of the past needs an
+    /// untouched session, for what a session changed has no past yet.
+    ///
+    /// # Errors
+    /// Trouble with the storage. The session must be dropped then.
+    pub fn run(
+        &mut self,
+        txn: &Txn,
+        wants_answers: bool,
+        max_bytes: usize,
+    ) -> Result<Result<TxnOutcome, Rejection>, StorageError> {
+        let plan = self.plan(txn)?;
+        if let Some(rejection) = self.why_impossible(&plan)? {
+            return Ok(Err(rejection));
+        }
+        self.at_one_revision(|session| session.carry_out(&plan, wants_answers, max_bytes)).map(Ok)
+    }
+
+    fn plan<'t>(&mut self, txn: &'t Txn) -> Result<Plan<'t>, StorageError> {
+        let mut succeeded = true;
+        for compare in &txn.compares {
+            succeeded = succeeded && holds(self, compare)?;
+        }
+        let ops = if succeeded { &txn.success } else { &txn.failure };
+        let mut steps = Vec::with_capacity(ops.len());
+        for op in ops {
+            steps.push(match op {
+                Op::Txn(nested) => Step::Nested(self.plan(nested)?),
+                Op::Put(_) | Op::Delete(_) | Op::Range(_) => Step::Op(op),
+            });
+        }
+        Ok(Plan { succeeded, steps })
+    }
+
+    /// Looks for what can't be done before anything is.
+    fn why_impossible(&mut self, plan: &Plan<'_>) -> Result<Option<Rejection>, StorageError> {
+        for step in &plan.steps {
+            let rejection = match step {
+                Step::Nested(nested) => self.why_impossible(nested)?,
+                Step::Op(Op::Put(put)) => self.why_not_put(put)?,
+                Step::Op(Op::Range(request)) => match request.at.map(|at| self.check_readable(at)) {
+                    None | Some(Ok(())) => None,
+                    Some(Err(error)) => Some(rejection(error)?),
+                },
+                Step::Op(Op::Delete(_) | Op::Txn(_)) => None,
+            };
+            if rejection.is_some() {
+                return Ok(rejection);
+            }
+        }
+        Ok(None)
+    }
+
+    fn why_not_put(&mut self, put: &PutOp) -> Result<Option<Rejection>, StorageError> {
+        if (put.value.is_none() || put.lease.is_none()) && self.get(&put.key)?.is_none() {
+            return Ok(Some(Rejection::KeyNotFound));
+        }
+        self.why_not_attach(put.lease.unwrap_or_default())
+    }
+
+    /// Why no key can be attached to the lease `id`, if so; zero is none.
+    pub fn why_not_attach(&self, id: i64) -> Result<Option<Rejection>, StorageError> {
+        if id == 0 || self.lease(id)?.is_some_and(|lease| !lease.ending) {
+            return Ok(None);
+        }
+        Ok(Some(Rejection::LeaseNotFound { id }))
+    }
+
+    fn carry_out(
+        &mut self,
+        plan: &Plan<'_>,
+        wants_answers: bool,
+        max_bytes: usize,
+    ) -> Result<TxnOutcome, StorageError> {
+        let mut responses = Vec::new();
+        for step in &plan.steps {
+            let response = match step {
+                Step::Nested(nested) => {
+                    Some(OpOutcome::Txn(self.carry_out(nested, wants_answers, max_bytes)?))
+                }
+                Step::Op(Op::Put(put)) => Some(self.carry_out_put(put)?),
+                Step::Op(Op::Delete(delete)) => Some(self.carry_out_delete(delete)?),
+                // Nobody would hear of it.
+                Step::Op(Op::Range(_)) if !wants_answers => None,
+                Step::Op(Op::Range(request)) => {
+                    let found = read_range(self, request, max_bytes)?;
+                    Some(OpOutcome::Range { revision: self.revision(), found })
+                }
+                Step::Op(Op::Txn(_)) => unreachable!("a nested transaction has its own plan"),
+            };
+            if wants_answers {
+                responses.extend(response);
+            }
+        }
+        Ok(TxnOutcome { succeeded: plan.succeeded, responses })
+    }
+
+    fn carry_out_put(&mut self, put: &PutOp) -> Result<OpOutcome, StorageError> {
+        let kept = if put.value.is_none() || put.lease.is_none() { self.get(&put.key)? } else { None };
+        let value = match (&put.value, &kept) {
+            (Some(value), _) => value.clone(),
+            (None, Some(kept)) => kept.value.clone(),
+            (None, None) => Bytes::new(),
+        };
+        let lease = put.lease.or(kept.map(|kept| kept.lease)).unwrap_or_default();
+        let done = self.put(put.key.clone(), value, lease)?;
+        let previous = done.previous.filter(|_| put.want_previous);
+        let previous = previous.map(|record| KeyValue { key: put.key.clone(), record });
+        Ok(OpOutcome::Put { revision: done.revision, previous })
+    }
+
+    fn carry_out_delete(&mut self, delete: &DeleteOp) -> Result<OpOutcome, StorageError> {
+        let keys = self.keys_in(&delete.keys)?;
+        let count = keys.len() as u64;
+        let mut previous = Vec::new();
+        for key in keys {
+            let Some((_, record)) = self.delete(key.clone())? else { continue };
+            if delete.want_previous {
+                previous.push(KeyValue { key, record });
+            }
+        }
+        Ok(OpOutcome::Deleted { revision: self.revision(), count, previous })
+    }
+}
+
+fn rejection(error: ReadError) -> Result<Rejection, StorageError> {
+    match error {
+        ReadError::Compacted { requested, oldest } => Ok(Rejection::Compacted { requested, oldest }),
+        ReadError::FutureRevision { requested, current } => {
+            Ok(Rejection::FutureRevision { requested, current })
+        }
+        ReadError::Storage(error) => Err(error),
+    }
+}
