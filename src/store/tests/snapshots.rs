@@ -30,13 +30,19 @@ fn state_folders(node: &Node) -> Vec<String> {
 async fn what_a_snapshot_says_is_what_it_holds_while_writes_go_on() {
     let node = Arc::new(Node::new());
     let (reference, ended) = (Node::new(), Arc::new(AtomicBool::new(false)));
+    // The reference has to follow, so the writer runs ahead of it only so far.
+    let bound = Arc::new(AtomicU64::new(500));
     let writer = {
-        let (node, ended) = (Arc::clone(&node), Arc::clone(&ended));
+        let (node, ended, bound) = (Arc::clone(&node), Arc::clone(&ended), Arc::clone(&bound));
         tokio::spawn(async move {
             let mut index = 0;
-            while !ended.load(Ordering::Relaxed) && index < 200_000 {
-                index += 7;
-                node.apply_to(index).await;
+            while !ended.load(Ordering::Relaxed) {
+                if index < bound.load(Ordering::Relaxed) {
+                    index += 7;
+                    node.apply_to(index).await;
+                } else {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
         })
     };
@@ -53,6 +59,7 @@ async fn what_a_snapshot_says_is_what_it_holds_while_writes_go_on() {
         assert_eq!(meta.last_membership, reference.membership().await);
         assert_eq!(node.store.current_snapshot().unwrap().0, meta);
         assert_same(&dump_folder(dir.path()), &reference.dump());
+        bound.store(at.index + 500, Ordering::Relaxed);
         applied.wait_for(|applied| *applied > at.index + 50).await.unwrap();
     }
     ended.store(true, Ordering::Relaxed);
