@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Condvar, Mutex};
 
 use super::Change;
-use super::schema::{self, CHANGES, HEAD_CELL, HISTORY, Head, META};
+use super::schema::{self, CHANGES, HISTORY};
 use super::view::corrupt_change;
 use crate::engine::{Batch, Db, Scan};
 use crate::error::StorageError;
@@ -196,13 +196,7 @@ fn remove_changes(db: &Db, end: &[u8]) -> Result<(), StorageError> {
     drop(cursor);
     let mut batch = Batch::new();
     batch.delete_range(changes, &start, end);
-    db.write(batch)?;
-    // Whole files go at once, not in the order of batches: only what would be
-    // compacted after a crash too, or the crash would leave a hole.
-    let Some(head) = db.get_durable(db.family(META), HEAD_CELL)? else { return Ok(()) };
-    let durable = Head::decode(&head)
-        .map_err(|source| StorageError::Corrupt { what: "the state's head", source })?
-        .compacted;
-    // Both ends are included.
-    db.delete_files_in_range(changes, &start, &schema::change_key(durable.saturating_sub(1), u32::MAX))
+    // Files are not dropped at once, outside the order of batches: a crash that
+    // takes the compaction back would leave a hole.
+    db.write(batch)
 }
