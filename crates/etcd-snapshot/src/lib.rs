@@ -16,6 +16,8 @@ mod cursor;
 mod page;
 mod reader;
 mod record;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod writer;
 

@@ -208,3 +208,85 @@ impl Tree {
         Ok(bucket_record(self.finish(pages)?).to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::page::{u32_at, u64_at};
+
+    /// Builds a tree of records with keys of one size; its pages and where it starts.
+    fn built(records: u32, key_bytes: usize, value_bytes: usize) -> (Vec<u8>, u64) {
+        let mut pages = Pages::new(tempfile::tempfile().unwrap(), 0);
+        let mut tree = Tree::new();
+        for record in 0..records {
+            let mut key = vec![0; key_bytes];
+            key[..4].copy_from_slice(&record.to_be_bytes());
+            tree.push(&mut pages, &key, &vec![1; value_bytes], 0).unwrap();
+        }
+        let root = tree.finish(&mut pages).unwrap();
+        let (mut file, next) = pages.finish().unwrap();
+        file.rewind().unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, next * PAGE_SIZE as u64);
+        (bytes, root)
+    }
+
+    /// The pages and records of the tree that starts at `id`.
+    fn count(bytes: &[u8], id: u64) -> (u64, u64) {
+        let page = &bytes[id as usize * PAGE_SIZE..];
+        let header = Header::decode(page).unwrap();
+        assert_eq!(header.id, id);
+        let mut pages = u64::from(header.overflow) + 1;
+        if header.flags == LEAF {
+            return (pages, u64::from(header.count));
+        }
+        assert_eq!(header.flags, BRANCH);
+        assert!(header.count >= 2, "bbolt stops at a branch with a single child");
+        let mut records = 0;
+        for element in 0..usize::from(header.count) {
+            let at = HEADER_BYTES + element * ELEMENT_BYTES;
+            let child = u64_at(page, at + 8).unwrap();
+            // A branch names each child by the first key below it.
+            let key = &page[at + u32_at(page, at).unwrap() as usize..][..4];
+            assert_eq!(key, first_key(bytes, child));
+            let (more_pages, more_records) = count(bytes, child);
+            pages += more_pages;
+            records += more_records;
+        }
+        (pages, records)
+    }
+
+    fn first_key(bytes: &[u8], id: u64) -> &[u8] {
+        let page = &bytes[id as usize * PAGE_SIZE..];
+        let is_leaf = Header::decode(page).unwrap().flags == LEAF;
+        let position = u32_at(page, HEADER_BYTES + if is_leaf { 4 } else { 0 }).unwrap();
+        &page[HEADER_BYTES + position as usize..][..4]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn every_page_is_reached_once_and_no_branch_has_a_single_child(
+            records in 0_u32..3000, key_bytes in prop_oneof![4_usize..40, 400_usize..1500, 1000_usize..5000], value_bytes in 0_usize..600,
+        ) {
+            let records = if key_bytes > 400 { records / 10 } else { records };
+            let (bytes, root) = built(records, key_bytes, value_bytes);
+            prop_assert_eq!(count(&bytes, root), (bytes.len() as u64 / PAGE_SIZE as u64, u64::from(records)));
+        }
+    }
+
+    #[test]
+    fn no_branch_has_a_single_child_wherever_a_tree_ends() {
+        // Each record fills a leaf; a branch page has room for some 120 of 17 bytes.
+        for records in 1..500 {
+            let (bytes, root) = built(records, 17, 3000);
+            assert_eq!(count(&bytes, root).1, u64::from(records));
+        }
+    }
+}
