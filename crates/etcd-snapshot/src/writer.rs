@@ -63,8 +63,8 @@ pub struct SnapshotInfo {
     /// Revisions below this are no longer to be read; `None` if never compacted.
     pub compact_revision: Option<i64>,
     /// The version of etcd whose features the cluster agreed on, such as `3.5.0`. A
-    /// restored etcd that is older than this refuses to start, so leave it out unless
-    /// that is meant: each etcd then settles on its own.
+    /// restore keeps it, and an etcd that is older may refuse to start from it, so leave
+    /// it out unless that is meant: the restored cluster then settles on its own.
     pub cluster_version: Option<String>,
     /// The members. A restore forgets them.
     pub members: Vec<Member>,
