@@ -10,6 +10,7 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod etcd_api;
 pub mod metrics;
 pub mod mvcc;
 pub mod network;

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use tokio::sync::oneshot;
 use tonic::Status;
 use tonic::body::Body;
@@ -31,17 +31,19 @@ use frames::{Messages, frame};
 mod answer;
 mod documents;
 mod frames;
+mod prompt;
 #[cfg(test)]
 mod tests;
 
 pub use answer::http_status;
+pub use prompt::PromptBody;
 
 /// What a body may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct GatewayLimits {
     /// The largest JSON document: the body of a simple call, or one request of a stream.
     pub max_document_bytes: usize,
-    /// How long the body of a simple call may take to arrive. Streams may pause for ever.
+    /// How long each 64 KiB of a simple call's body may take. Streams may pause for ever.
     pub body_patience: Duration,
 }
 
@@ -212,15 +214,11 @@ where
     if body.size_hint().lower() > max as u64 {
         return Err(answer::too_large());
     }
-    let whole = tokio::time::timeout(limits.body_patience, Limited::new(body, max).collect());
-    let whole = whole
-        .await
-        .map_err(|_| Status::deadline_exceeded("the body of the request did not arrive in time"))?
-        .map_err(
-            |error| {
-                if error.is::<LengthLimitError>() { answer::too_large() } else { broken_off(&error) }
-            },
-        )?;
+    let whole = Limited::new(PromptBody::new(body, limits.body_patience), max).collect().await;
+    let whole = whole.map_err(|error| match error.downcast::<Status>() {
+        Ok(status) => *status,
+        Err(_) => answer::too_large(),
+    })?;
     let whole = whole.to_bytes();
     if whole.is_empty() {
         return Ok(whole);
