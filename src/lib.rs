@@ -11,6 +11,7 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod keyspace;
+pub mod etcd_api;
 pub mod metrics;
 pub mod mvcc;
 pub mod network;

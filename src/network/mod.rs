@@ -26,6 +26,7 @@
 //! [`Backend`]; failures become answers in `error`. `openapi` describes all
 //! routes, and a test holds it equal to what `routes` serves.
 
+pub mod etcd_gateway;
 pub mod raft;
 
 mod admission;

@@ -4,6 +4,7 @@
 //! is what a client can do and not what a client library would.
 
 mod cluster;
+mod etcd_gateway;
 mod hostile;
 mod keys;
 mod lifecycle;

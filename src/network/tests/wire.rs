@@ -98,7 +98,8 @@ impl Client {
         Some(answer)
     }
 
-    fn head(&mut self) -> Option<Answer> {
+    /// Reads an answer's head.
+    pub(super) fn head(&mut self) -> Option<Answer> {
         let status_line = self.line()?;
         let status = status_line.split(' ').nth(1).unwrap().parse().unwrap();
         let mut headers = Vec::new();
@@ -111,7 +112,8 @@ impl Client {
         }
     }
 
-    fn line(&mut self) -> Option<String> {
+    /// Reads a line, without its end.
+    pub(super) fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
             Ok(0) | Err(_) => None,

@@ -1,0 +1,358 @@
+//! The gate that every call passes, over gRPC and in JSON alike.
+//!
+//! It knows the table of methods and nothing of what they do: it counts calls by method and
+//! outcome, refuses simple calls above a number in flight, keeps their deadlines, and ends
+//! streams when the node stops. What callers must prove is to be demanded here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::{HeaderMap, Request, Response};
+use kvorum_etcd_proto::gateway::PromptBody;
+use kvorum_etcd_proto::{METHODS, Method, method};
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::{Code, Status};
+
+/// gRPC's codes are 0 to 16.
+const CODES: usize = 17;
+
+/// What stands for all methods that are not etcd's: health, reflection, unknown ones.
+const OTHER: &str = "other";
+
+/// Calls so far, and those in flight.
+#[derive(Debug)]
+pub struct Traffic {
+    ended: HashMap<&'static str, [AtomicU64; CODES]>,
+    inflight: AtomicUsize,
+    max_inflight: usize,
+}
+
+/// How often a method has ended so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallCount {
+    /// The path of the method, or `other`.
+    pub method: &'static str,
+    /// The outcome.
+    pub code: Code,
+    /// Calls since the start.
+    pub count: u64,
+}
+
+impl Traffic {
+    fn new(max_inflight: usize) -> Self {
+        let names = METHODS.iter().map(|method| method.path).chain([OTHER]);
+        Self {
+            ended: names.map(|name| (name, Default::default())).collect(),
+            inflight: AtomicUsize::new(0),
+            max_inflight,
+        }
+    }
+
+    /// Simple calls in flight.
+    pub fn inflight(&self) -> usize {
+        self.inflight.load(Ordering::Relaxed)
+    }
+
+    /// Every outcome that there has been, in the order of methods and codes.
+    pub fn counts(&self) -> Vec<CallCount> {
+        let sorted: BTreeMap<_, _> = self.ended.iter().collect();
+        let mut counts = Vec::new();
+        for (method, by_code) in sorted {
+            for (code, count) in (0..).zip(by_code) {
+                let count = count.load(Ordering::Relaxed);
+                if count > 0 {
+                    counts.push(CallCount { method, code: Code::from(code), count });
+                }
+            }
+        }
+        counts
+    }
+
+    fn count(&self, name: &str, code: Code) {
+        let counter = self.ended.get(name).and_then(|by_code| by_code.get(code as usize));
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a place for a simple call.
+    fn enter(&self) -> bool {
+        self.inflight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                (now < self.max_inflight).then_some(now + 1)
+            })
+            .is_ok()
+    }
+}
+
+/// A call on its way: counted once, when it has ended, and in flight until then.
+#[derive(Debug)]
+struct Passage {
+    traffic: Arc<Traffic>,
+    name: &'static str,
+    holds_place: bool,
+    code: Option<Code>,
+}
+
+impl Passage {
+    /// Notes the outcome that headers or trailers tell, if they do.
+    fn note(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get(Status::GRPC_STATUS) {
+            self.code = Some(Code::from_bytes(status.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        // Without an outcome, the caller has gone before there was one.
+        self.traffic.count(self.name, self.code.unwrap_or(Code::Cancelled));
+        if self.holds_place {
+            self.traffic.inflight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Lets calls through to `S`. Clones share what they count.
+#[derive(Debug, Clone)]
+pub struct Gate<S> {
+    calls: S,
+    traffic: Arc<Traffic>,
+    body_patience: Duration,
+    closed: watch::Sender<bool>,
+}
+
+impl<S> Gate<S> {
+    /// A gate before `calls` that lets `max_inflight` simple calls through at a time, of whose
+    /// bodies each 64 KiB may take `body_patience`.
+    pub fn new(calls: S, max_inflight: usize, body_patience: Duration) -> Self {
+        let traffic = Arc::new(Traffic::new(max_inflight));
+        Self { calls, traffic, body_patience, closed: watch::Sender::new(false) }
+    }
+
+    /// What has come through.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Ends all streams and refuses new ones; simple calls go on.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    fn admit(&self, method: Option<&Method>, streams: bool) -> Result<Passage, Status> {
+        let name = method.map_or(OTHER, |method| method.path);
+        let mut passage =
+            Passage { traffic: Arc::clone(&self.traffic), name, holds_place: false, code: None };
+        let refusal = if streams {
+            self.closed.borrow().then(stopped)
+        } else {
+            passage.holds_place = self.traffic.enter();
+            (!passage.holds_place).then(|| Status::resource_exhausted("etcdserver: too many requests"))
+        };
+        match refusal {
+            None => Ok(passage),
+            Some(status) => {
+                passage.code = Some(status.code());
+                Err(status)
+            }
+        }
+    }
+}
+
+impl<S> Service<Request<Body>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.calls.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let method = method(request.uri().path());
+        // What is not etcd's may stream (reflection does), and is cheap.
+        let streams = method.is_none_or(|method| method.client_streaming || method.server_streaming);
+        let mut passage = match self.admit(method, streams) {
+            Ok(passage) => passage,
+            Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
+        };
+        let deadline = deadline(request.headers());
+        let closing = streams.then(|| closing(self.closed.subscribe()));
+        let patience = self.body_patience;
+        let answer = self.calls.call(if streams {
+            request
+        } else {
+            // A call that never ends to arrive would hold its place for good.
+            request.map(|body| Body::new(PromptBody::new(body, patience)))
+        });
+        Box::pin(async move {
+            let response = match deadline {
+                None => answer.await,
+                Some(deadline) => tokio::time::timeout(deadline, answer).await.unwrap_or_else(|_| {
+                    Ok(Status::deadline_exceeded("context deadline exceeded").into_http())
+                }),
+            };
+            let Ok(response) = response;
+            passage.note(response.headers());
+            Ok(response.map(|body| {
+                if passage.code.is_some() { body } else { Body::new(Passing { body, passage, closing }) }
+            }))
+        })
+    }
+}
+
+type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn closing(mut closed: watch::Receiver<bool>) -> Closing {
+    Box::pin(async move {
+        // The sender lives as long as the gate; a gate that is gone has closed too.
+        let _ = closed.wait_for(|closed| *closed).await;
+    })
+}
+
+fn stopped() -> Status {
+    Status::unavailable("etcdserver: server stopped")
+}
+
+/// The body of an answer, watched for its outcome.
+struct Passing {
+    body: Body,
+    passage: Passage,
+    /// Only streams end before their time.
+    closing: Option<Closing>,
+}
+
+impl HttpBody for Passing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.passage.code.is_some() {
+            return Poll::Ready(None);
+        }
+        if let Some(closing) = &mut self.closing
+            && closing.as_mut().poll(context).is_ready()
+        {
+            let status = stopped();
+            self.passage.code = Some(status.code());
+            let mut trailers = HeaderMap::new();
+            // Cannot fail: the message is plain text, and there is no metadata.
+            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.passage.note(trailers);
+                }
+            }
+            Some(Err(status)) => self.passage.code = Some(status.code()),
+            None => self.passage.code = Some(Code::Ok),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // Only having read to the end tells the outcome.
+        self.passage.code.is_some()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The time that the caller allows, as the protocol writes it: up to eight digits and a unit.
+///
+/// What is written otherwise is no deadline here; the caller keeps its own in any case.
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3_600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().unwrap());
+        deadline(&headers)
+    }
+
+    #[test]
+    fn deadlines_are_read_in_all_units_and_nothing_else_is() {
+        assert_eq!(written("2H"), Some(Duration::from_secs(7_200)));
+        assert_eq!(written("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        assert_eq!(written("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(written("4S"), Some(Duration::from_secs(4)));
+        assert_eq!(written("5m"), Some(Duration::from_millis(5)));
+        assert_eq!(written("6u"), Some(Duration::from_micros(6)));
+        assert_eq!(written("7n"), Some(Duration::from_nanos(7)));
+        for text in ["", "S", "5", "5s", "-5S", "+5S", "123456789S", "5 S", "ü"] {
+            assert_eq!(written(text), None, "{text:?}");
+        }
+        assert_eq!(deadline(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn places_are_given_back_and_outcomes_counted_once() {
+        let gate = Gate::new((), 2, Duration::from_secs(1));
+        let put = method("/etcdserverpb.KV/Put");
+        let one = gate.admit(put, false).unwrap();
+        let mut two = gate.admit(put, false).unwrap();
+        let refusal = gate.admit(put, false).unwrap_err();
+        assert_eq!(
+            (refusal.code(), refusal.message()),
+            (Code::ResourceExhausted, "etcdserver: too many requests")
+        );
+        gate.admit(None, true).unwrap().code = Some(Code::Ok);
+        assert_eq!(gate.traffic().inflight(), 2);
+        two.code = Some(Code::Ok);
+        drop((one, two));
+        assert_eq!(gate.traffic().inflight(), 0);
+
+        let count = |method, code| CallCount { method, code, count: 1 };
+        let put = "/etcdserverpb.KV/Put";
+        assert_eq!(
+            gate.traffic().counts(),
+            [
+                count(put, Code::Ok),
+                count(put, Code::Cancelled),
+                count(put, Code::ResourceExhausted),
+                count(OTHER, Code::Ok)
+            ]
+        );
+    }
+}

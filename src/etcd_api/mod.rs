@@ -1,0 +1,163 @@
+//! The etcd front: tonic in, gRPC or JSON out.
+//!
+//! [`EtcdApi`] is what answers, wherever a call came from: the listener of this module
+//! ([`GrpcServer`]) or the HTTP front, which hands JSON in. Every call passes the same gate
+//! ([`gate`]), so that what is counted, limited and demanded of one is of all.
+//!
+//! What holds whatever a client sends:
+//!
+//! 1. A connection that says nothing or garbage is dropped, and so is one whose client has
+//!    vanished; their number is bounded, and so are streams and headers of each.
+//! 2. Memory is bounded by the messages under way: nothing is read ahead of them, and a client
+//!    that does not read its answers stops them being made.
+//! 3. Stopping waits for simple calls and ends streams with a status that clients go elsewhere
+//!    for. What is left at the deadline is cut.
+
+pub mod gate;
+mod health;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::{Request, Response, header};
+use kvorum_etcd_proto::FILE_DESCRIPTOR_SET;
+use kvorum_etcd_proto::gateway::{Gateway, GatewayLimits};
+use tonic::body::Body;
+use tonic::codegen::{Service as _, StdError};
+use tonic::service::Routes;
+use tonic::transport::server::TcpConnectInfo;
+
+use gate::{Gate, Traffic};
+use health::Health;
+pub use health::Ready;
+pub use server::{GrpcServer, ServerOptions};
+
+/// The version of etcd whose interface is served, as `/version` and `Status` tell it.
+pub const ETCD_LEVEL: &str = "3.7.0";
+
+/// What a message may have beyond the request that it carries: field heads, headers, keys of
+/// the operations.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// The largest message that a service has to decode, so that a request somewhat above
+/// `max_request_bytes` is refused in etcd's words rather than by the decoder.
+///
+/// Services are given it by `max_decoding_message_size`.
+pub fn max_message_bytes(max_request_bytes: usize) -> usize {
+    max_request_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES)
+}
+
+/// What calls may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct EtcdOptions {
+    /// The largest request.
+    pub max_request_bytes: usize,
+    /// The most simple calls in flight; streams do not count.
+    pub max_inflight_requests: usize,
+    /// How long each 64 KiB of a simple call's body may take to arrive.
+    pub body_patience: Duration,
+}
+
+/// A body of a call that another front carries.
+type CarriedBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Answers calls in JSON, in the vocabulary of HTTP alone.
+pub type JsonCalls = Arc<
+    dyn Fn(Request<CarriedBody>) -> Pin<Box<dyn Future<Output = Response<CarriedBody>> + Send>> + Send + Sync,
+>;
+
+/// Everything that is served to clients of etcd. Cheap to clone; clones share the gate.
+#[derive(Clone)]
+pub struct EtcdApi {
+    calls: Gate<Routes>,
+    gateway: Gateway<Gate<Routes>>,
+    ready: Ready,
+}
+
+impl EtcdApi {
+    /// Serves `services`, and beside them health checks by what `ready` says, and reflection.
+    pub fn new(services: Routes, ready: Ready, options: EtcdOptions) -> Self {
+        let (v1, v1alpha) = (reflection(), reflection());
+        let routes = services
+            .add_service(Health::server(Arc::clone(&ready)))
+            .add_service(v1.build_v1().expect("the descriptors were compiled with this crate"))
+            .add_service(v1alpha.build_v1alpha().expect("the descriptors were compiled with this crate"))
+            .prepare();
+        let calls = Gate::new(routes, options.max_inflight_requests, options.body_patience);
+        let limits = GatewayLimits {
+            // Base64 takes four bytes for three, and names and quotes take some.
+            max_document_bytes: max_message_bytes(options.max_request_bytes).saturating_mul(2),
+            body_patience: options.body_patience,
+        };
+        Self { gateway: Gateway::new(calls.clone(), limits), calls, ready }
+    }
+
+    /// Answers one request: a gRPC call, a call in JSON, or a question for health or version.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError>,
+    {
+        if is_grpc(&request) {
+            let Ok(response) = self.calls.clone().call(request.map(Body::new)).await;
+            return response;
+        }
+        match health::answer(request.method(), request.uri().path(), &self.ready) {
+            Some(response) => response,
+            None => self.json(request).await,
+        }
+    }
+
+    /// Answers one call in JSON, whatever its content type says.
+    async fn json<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError>,
+    {
+        self.gateway.clone().answer(request).await
+    }
+
+    /// Calls in JSON for a front that brings connections of its own; the address of its client
+    /// is an extension of the request.
+    pub fn json_calls(&self) -> JsonCalls {
+        let api = self.clone();
+        Arc::new(move |mut request| {
+            let remote_addr = request.extensions().get().copied();
+            request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+            let api = api.clone();
+            Box::pin(async move {
+                api.json(request).await.map(|body| body.map_err(io::Error::other).boxed_unsync())
+            })
+        })
+    }
+
+    /// What has been and is being called.
+    pub fn traffic(&self) -> &Traffic {
+        self.calls.traffic()
+    }
+
+    /// Ends all streams, those of the HTTP front too, and takes no new ones.
+    pub fn close(&self) {
+        self.calls.close();
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
