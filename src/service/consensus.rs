@@ -8,6 +8,7 @@ use openraft::ServerState;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use tokio::time::Instant;
 
+use super::check::{check_key, check_value};
 use super::handle::{RequestCounters, Service};
 use crate::TypeConfig;
 use crate::command::{Command, Outcome, OutcomeResult, Proposal, Rejection, Write};
@@ -43,7 +44,12 @@ impl Service {
         let Ok(_permit) = self.inner.waiting_writes.try_acquire() else {
             return Err(Error::Overloaded { node: self.node_id() });
         };
-        let outcome = self.commit(&command.encode()).await?;
+        let proposal = command.encode();
+        if let Write::Txn(_) = command.write {
+            self.check_size(&proposal)?;
+        }
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        let outcome = self.commit_by(&proposal, deadline).await?;
         match outcome.result {
             OutcomeResult::Rejected(rejection) => Err(self.refusal(rejection, outcome.revision)),
             OutcomeResult::Nothing
@@ -58,7 +64,7 @@ impl Service {
     }
 
     /// The answer to a command that every replica refused at `revision`.
-    fn refusal(&self, rejection: Rejection, revision: i64) -> Error {
+    pub(super) fn refusal(&self, rejection: Rejection, revision: i64) -> Error {
         match rejection {
             Rejection::ConditionFailed { mod_revision } => Error::ConditionFailed { mod_revision, revision },
             Rejection::IdempotencyMismatch => Error::IdempotencyMismatch,
@@ -83,7 +89,7 @@ impl Service {
         let (key, value) = match &command.write {
             Write::Put { key, value, .. } => (key, value.len()),
             Write::Delete { key } => (key, 0),
-            // Checked by whoever makes them, operation by operation.
+            // Checked by whoever makes them; only a transaction's size is left.
             Write::Txn(_)
             | Write::Compact { .. }
             | Write::LeaseGrant { .. }
@@ -91,30 +97,28 @@ impl Service {
             | Write::LeaseRenew { .. }
             | Write::LeaseTick { .. } => return Ok(()),
         };
-        if key.is_empty() {
-            return Err(Error::Invalid("the key is empty; it must have at least one byte".to_owned()));
-        }
-        if key.len() > limits.max_key_bytes {
-            return Err(Error::TooLarge {
-                what: "the key",
-                size: key.len(),
-                limit: limits.max_key_bytes,
-                option: "max_key_bytes",
-            });
-        }
-        if value > limits.max_value_bytes {
-            return Err(Error::TooLarge {
-                what: "the value",
-                size: value,
-                limit: limits.max_value_bytes,
-                option: "max_value_bytes",
-            });
-        }
-        Ok(())
+        check_key(key, limits)?;
+        check_value(value, limits)
     }
 
-    async fn commit(&self, proposal: &Proposal) -> Result<Outcome, Error> {
-        let deadline = Instant::now() + self.inner.options.request_timeout;
+    fn check_size(&self, proposal: &Proposal) -> Result<(), Error> {
+        let (size, limit) = (proposal.as_bytes().len(), self.limits().max_request_bytes);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Error::TooLarge { what: "the transaction", size, limit, option: "max_request_bytes" })
+    }
+
+    /// An answer to `asked` that the state machine never gives.
+    pub(super) fn unexpected(&self, asked: &str) -> Error {
+        Error::Internal {
+            node: self.node_id(),
+            reason: format!("the state machine answered {asked} with something else"),
+        }
+    }
+
+    /// Commits and applies `proposal`, wherever the leader is.
+    pub(super) async fn commit_by(&self, proposal: &Proposal, deadline: Instant) -> Result<Outcome, Error> {
         self.on_leader(deadline, || async {
             if self.is_leader() {
                 self.propose(proposal.clone(), deadline).await
@@ -170,7 +174,11 @@ impl Service {
     }
 
     /// Proposes as the leader and waits until it is applied here.
-    async fn propose(&self, proposal: Proposal, deadline: Instant) -> Result<Outcome, ForwardError> {
+    pub(super) async fn propose(
+        &self,
+        proposal: Proposal,
+        deadline: Instant,
+    ) -> Result<Outcome, ForwardError> {
         let writing = self.inner.raft.client_write(proposal);
         match tokio::time::timeout_at(deadline, writing).await {
             Ok(Ok(response)) => Ok(response.data),
