@@ -198,3 +198,5 @@ impl Intervals {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -267,7 +267,7 @@ mod tests {
             LeaseChange::Set(lease(3, 9, 10_000)),
             LeaseChange::Set(Lease { ending: true, ..lease(4, 2, 1_000) }),
         ]);
-        assert_eq!(table.due(3_999, 10), []);
+        assert!(table.due(3_999, 10).is_empty());
         assert_eq!(table.due(6_000, 10), [2, 1]);
         assert_eq!(table.due(60_000, 2), [2, 1]);
         assert_eq!(table.ending(10), [4]);
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn a_renewed_lease_is_due_at_its_new_time_only() {
         let table = with(&[LeaseChange::Set(lease(1, 5, 6_000)), LeaseChange::Set(lease(1, 5, 9_000))]);
-        assert_eq!(table.due(8_999, 10), []);
+        assert!(table.due(8_999, 10).is_empty());
         assert_eq!(table.due(9_000, 10), [1]);
         table.apply(&[LeaseChange::Removed(1), LeaseChange::Removed(1)]);
         assert!(table.is_empty() && table.upcoming().is_empty());
