@@ -264,6 +264,8 @@ mod tests {
                 409,
                 "already_initialized",
             ),
+            (Error::LeaseTtlTooLarge { ttl: 2, limit: 1 }, 400, "lease_ttl_too_large"),
+            (Error::AnswerTooLarge { limit: 1 }, 413, "answer_too_large"),
             (Error::Compacted { requested: 1, oldest: 2 }, 410, "compacted"),
             (Error::FutureRevision { requested: 2, current: 1 }, 400, "future_revision"),
             (Error::NotLeader { node: 1, leader }, 503, "not_leader"),

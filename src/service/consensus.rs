@@ -10,13 +10,17 @@ use tokio::time::Instant;
 
 use super::check::{check_key, check_value};
 use super::handle::{RequestCounters, Service};
+use super::txn::answer_bytes;
 use crate::TypeConfig;
 use crate::command::{Command, Outcome, OutcomeResult, Proposal, Rejection, Write};
 use crate::error::Error;
 use crate::openraft_network::forward::{ForwardError, ForwardRequest, ForwardResponse};
 
 /// How long to wait before asking again when nothing new is known of the leader.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Most bytes of answers to transactions that go back to another node in one
+/// message; the rest of what it may hold is for all other outcomes.
+const MAX_FORWARDED_ANSWERS: usize = 56 << 20;
 /// What a client is told to wait before it tries an unavailable cluster again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -79,7 +83,7 @@ impl Service {
             Rejection::FutureRevision { requested, current } => Error::FutureRevision { requested, current },
             Rejection::AnswerForgotten { revision } => Error::AnswerLost {
                 revision,
-                reason: "it was too large to be remembered for the Idempotency-Key",
+                reason: "it was too large to be kept or carried to another node",
             },
         }
     }
@@ -233,11 +237,12 @@ impl Service {
         };
         let deadline = Instant::now() + self.inner.options.request_timeout;
         let mut results = Vec::with_capacity(count);
+        let mut room = MAX_FORWARDED_ANSWERS;
         match self.inner.raft.client_write_many(proposals).await {
             Ok(mut written) => {
                 while results.len() < count {
                     let result = match tokio::time::timeout_at(deadline, written.next()).await {
-                        Ok(Some(Ok(Ok(response)))) => Ok(response.response),
+                        Ok(Some(Ok(Ok(response)))) => Ok(fit_in(response.response, &mut room)),
                         Ok(Some(Ok(Err(error)))) => Err(client_write_error(error)),
                         Ok(Some(Err(fatal))) => Err(ForwardError::Unknown(fatal.to_string())),
                         Ok(None) => Err(ForwardError::Unknown("the leader is stopping".to_owned())),
@@ -250,6 +255,18 @@ impl Service {
         }
         results
     }
+}
+
+/// The outcome, or that it is too large for what is left of one message.
+fn fit_in(outcome: Outcome, room: &mut usize) -> Outcome {
+    let OutcomeResult::Txn(done) = &outcome.result else { return outcome };
+    let size = answer_bytes(done);
+    if let Some(left) = room.checked_sub(size) {
+        *room = left;
+        return outcome;
+    }
+    let revision = outcome.revision;
+    Outcome { revision, result: OutcomeResult::Rejected(Rejection::AnswerForgotten { revision }) }
 }
 
 fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ForwardError {

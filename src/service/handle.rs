@@ -178,7 +178,9 @@ impl Service {
         // They must not keep alive what they serve.
         renewal_queue.start(RenewByConsensus(Arc::downgrade(&inner)), &inner.runtime);
         let work = inner.store.leases().work();
-        inner.runtime.spawn(lessor::run(Arc::downgrade(&inner), inner.view.clone(), work));
+        let weak = Arc::downgrade(&inner);
+        let service = move || weak.upgrade().map(|inner| Self { inner });
+        inner.runtime.spawn(lessor::run(service, inner.view.clone(), work));
         Self { inner }
     }
 

@@ -11,6 +11,7 @@ use std::time::Instant as StdInstant;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::consensus::RETRY_PAUSE;
 use super::handle::{Inner, RequestCounters, Service};
 use super::kv::Consistency;
 use super::renewals::{Renew, Renewed};
@@ -225,7 +226,9 @@ impl Renew for RenewByConsensus {
                 }
                 Ok(_) => return Err(service.unexpected("a keep-alive")),
                 // To renew twice does no harm.
-                Err(Error::Unknown { .. }) if Instant::now() < deadline => {}
+                Err(Error::Unknown { .. }) if Instant::now() + RETRY_PAUSE < deadline => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
                 Err(error) => return Err(error),
             }
         }

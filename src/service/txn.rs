@@ -21,6 +21,10 @@ use crate::mvcc::Lookup;
 pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Most single keys that a transaction reads where it is.
 const MAX_POINT_READS: usize = 16;
+/// Bytes of an operation's answer in a message, and of a key's record, besides
+/// keys and values.
+const PER_ANSWER: usize = 32;
+const PER_ITEM: usize = 40;
 
 impl Service {
     /// Carries a transaction out at one revision; one that only reads is answered
@@ -169,10 +173,25 @@ fn is_cut(done: &TxnOutcome) -> bool {
     })
 }
 
+/// About how many bytes a message takes that carries the answer.
+pub(super) fn answer_bytes(done: &TxnOutcome) -> usize {
+    let response_bytes = |response: &OpOutcome| match response {
+        OpOutcome::Put { revision: _, previous } => previous.as_ref().map_or(0, item_bytes),
+        OpOutcome::Deleted { revision: _, count: _, previous } => previous.iter().map(item_bytes).sum(),
+        OpOutcome::Range { revision: _, found } => found.items.iter().map(item_bytes).sum(),
+        OpOutcome::Txn(nested) => answer_bytes(nested),
+    };
+    done.responses.iter().map(|response| PER_ANSWER + response_bytes(response)).sum()
+}
+
+fn item_bytes(item: &KeyValue) -> usize {
+    PER_ITEM + item.key.len() + item.record.value.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Compare, Relation, Target};
+    use crate::command::{Compare, Outcome, Relation, Target};
     use crate::keyspace::{Record, RevisionBounds};
 
     fn one(key: &'static str) -> KeyRange {
@@ -223,6 +242,29 @@ mod tests {
         assert!(!reads_single_keys(&nested));
         let many = Txn { success: vec![Op::Range(request); MAX_POINT_READS + 1], ..Txn::default() };
         assert!(!reads_single_keys(&many));
+    }
+
+    #[test]
+    fn an_answer_is_weighed_as_it_is_sent() {
+        let Lookup { record: Some(record), .. } = lookup() else { unreachable!() };
+        let item = |size: usize| {
+            let record = Record { value: vec![7; size].into(), ..record.clone() };
+            KeyValue { key: Bytes::from_static(b"key"), record }
+        };
+        let found = RangeResult { items: vec![item(100), item(0)], count: 2, ..RangeResult::default() };
+        let inner = TxnOutcome { succeeded: false, responses: vec![OpOutcome::Range { revision: 1, found }] };
+        let done = TxnOutcome {
+            succeeded: true,
+            responses: vec![
+                OpOutcome::Put { revision: 1, previous: Some(item(1_000)) },
+                OpOutcome::Put { revision: 1, previous: None },
+                OpOutcome::Deleted { revision: 1, count: 1, previous: vec![item(10_000)] },
+                OpOutcome::Txn(inner),
+            ],
+        };
+        let weighed = answer_bytes(&done);
+        let sent = Outcome { revision: 1, result: OutcomeResult::Txn(done) }.encode().len();
+        assert!((sent..sent + 200).contains(&(weighed + 64)), "{weighed} for {sent}");
     }
 
     #[test]

@@ -310,7 +310,7 @@ fn txn() -> impl Strategy<Value = Txn> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn a_transaction_that_passes_never_changes_a_key_twice_and_one_that_does_not_may(txn in txn()) {
