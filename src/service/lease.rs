@@ -3,7 +3,7 @@
 //! A lease is part of the replicated state: granting, renewing and ending it are
 //! commands like any other, so a change of the leader forgets nothing. Who asks
 //! about leases is answered from this node's mirror of them, after the read index
-//! was confirmed. (That time passes is the business of [`super::lessor`].)
+//! was confirmed. (That time passes is the business of `lessor`.)
 
 use std::sync::Weak;
 use std::time::Instant as StdInstant;
