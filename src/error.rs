@@ -106,6 +106,14 @@ pub enum Error {
         /// The lease.
         id: i64,
     },
+    /// The time to live that is asked for is longer than a lease may live.
+    #[error("a time to live of {ttl} s is too long; the limit is {limit} s")]
+    LeaseTtlTooLarge {
+        /// What was asked for, in seconds.
+        ttl: i64,
+        /// The longest, in seconds.
+        limit: i64,
+    },
     /// A put that keeps a key's value or lease met no key.
     #[error("the key whose value or lease should be kept does not exist")]
     KeyNotFound,
@@ -120,6 +128,14 @@ pub enum Error {
         /// How many it has.
         count: usize,
         /// The limit.
+        limit: usize,
+    },
+    /// A read found more than one answer may hold.
+    #[error(
+        "the answer would be larger than {limit} bytes; ask for fewer keys at a time, or read the range as a stream"
+    )]
+    AnswerTooLarge {
+        /// The limit in bytes.
         limit: usize,
     },
     /// A write was carried out, but its answer is too large to be sent, or is no
@@ -226,9 +242,11 @@ impl Error {
             Self::ConditionFailed { .. } => "condition_failed",
             Self::LeaseNotFound { .. } => "lease_not_found",
             Self::LeaseExists { .. } => "lease_exists",
+            Self::LeaseTtlTooLarge { .. } => "lease_ttl_too_large",
             Self::KeyNotFound => "key_not_found",
             Self::DuplicateKey => "duplicate_key",
             Self::TooManyOperations { .. } => "too_many_operations",
+            Self::AnswerTooLarge { .. } => "answer_too_large",
             Self::AnswerLost { .. } => "answer_lost",
             Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::Conflict { code, .. } => code,

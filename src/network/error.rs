@@ -150,9 +150,10 @@ fn service_status(error: &Error) -> StatusCode {
     match error {
         Error::Invalid(_)
         | Error::FutureRevision { .. }
+        | Error::LeaseTtlTooLarge { .. }
         | Error::DuplicateKey
         | Error::TooManyOperations { .. } => StatusCode::BAD_REQUEST,
-        Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::TooLarge { .. } | Error::AnswerTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::NotFound(_) | Error::LeaseNotFound { .. } | Error::KeyNotFound => StatusCode::NOT_FOUND,
         Error::Unauthorized(_) => StatusCode::UNAUTHORIZED,
         Error::ConditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
@@ -191,7 +192,9 @@ fn service_details(error: &Error) -> Value {
             json!({ "matched_index": matched_index, "last_log_index": last_log_index })
         }
         Error::LeaseNotFound { id } | Error::LeaseExists { id } => json!({ "lease": id }),
+        Error::LeaseTtlTooLarge { ttl, limit } => json!({ "ttl": ttl, "limit": limit }),
         Error::TooManyOperations { count, limit } => json!({ "count": count, "limit": limit }),
+        Error::AnswerTooLarge { limit } => json!({ "limit": limit }),
         Error::AnswerLost { revision, reason: _ } => json!({ "revision": revision }),
         Error::Invalid(_)
         | Error::KeyNotFound
@@ -261,6 +264,8 @@ mod tests {
                 409,
                 "already_initialized",
             ),
+            (Error::LeaseTtlTooLarge { ttl: 2, limit: 1 }, 400, "lease_ttl_too_large"),
+            (Error::AnswerTooLarge { limit: 1 }, 413, "answer_too_large"),
             (Error::Compacted { requested: 1, oldest: 2 }, 410, "compacted"),
             (Error::FutureRevision { requested: 2, current: 1 }, 400, "future_revision"),
             (Error::NotLeader { node: 1, leader }, 503, "not_leader"),

@@ -312,9 +312,11 @@ impl ManageError {
             | Error::IdempotencyMismatch
             | Error::LeaseNotFound { .. }
             | Error::LeaseExists { .. }
+            | Error::LeaseTtlTooLarge { .. }
             | Error::KeyNotFound
             | Error::DuplicateKey
             | Error::TooManyOperations { .. }
+            | Error::AnswerTooLarge { .. }
             | Error::AnswerLost { .. }
             | Error::Compacted { .. }
             | Error::FutureRevision { .. }

@@ -8,14 +8,19 @@ use openraft::ServerState;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use tokio::time::Instant;
 
+use super::check::{check_key, check_value};
 use super::handle::{RequestCounters, Service};
+use super::txn::answer_bytes;
 use crate::TypeConfig;
 use crate::command::{Command, Outcome, OutcomeResult, Proposal, Rejection, Write};
 use crate::error::Error;
 use crate::openraft_network::forward::{ForwardError, ForwardRequest, ForwardResponse};
 
 /// How long to wait before asking again when nothing new is known of the leader.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Most bytes of answers to transactions that go back to another node in one
+/// message; the rest of what it may hold is for all other outcomes.
+const MAX_FORWARDED_ANSWERS: usize = 56 << 20;
 /// What a client is told to wait before it tries an unavailable cluster again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -43,7 +48,12 @@ impl Service {
         let Ok(_permit) = self.inner.waiting_writes.try_acquire() else {
             return Err(Error::Overloaded { node: self.node_id() });
         };
-        let outcome = self.commit(&command.encode()).await?;
+        let proposal = command.encode();
+        if let Write::Txn(_) = command.write {
+            self.check_size(&proposal)?;
+        }
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        let outcome = self.commit_by(&proposal, deadline).await?;
         match outcome.result {
             OutcomeResult::Rejected(rejection) => Err(self.refusal(rejection, outcome.revision)),
             OutcomeResult::Nothing
@@ -58,7 +68,7 @@ impl Service {
     }
 
     /// The answer to a command that every replica refused at `revision`.
-    fn refusal(&self, rejection: Rejection, revision: i64) -> Error {
+    pub(super) fn refusal(&self, rejection: Rejection, revision: i64) -> Error {
         match rejection {
             Rejection::ConditionFailed { mod_revision } => Error::ConditionFailed { mod_revision, revision },
             Rejection::IdempotencyMismatch => Error::IdempotencyMismatch,
@@ -73,7 +83,7 @@ impl Service {
             Rejection::FutureRevision { requested, current } => Error::FutureRevision { requested, current },
             Rejection::AnswerForgotten { revision } => Error::AnswerLost {
                 revision,
-                reason: "it was too large to be remembered for the Idempotency-Key",
+                reason: "it was too large to be kept or carried to another node",
             },
         }
     }
@@ -83,7 +93,7 @@ impl Service {
         let (key, value) = match &command.write {
             Write::Put { key, value, .. } => (key, value.len()),
             Write::Delete { key } => (key, 0),
-            // Checked by whoever makes them, operation by operation.
+            // Checked by whoever makes them; only a transaction's size is left.
             Write::Txn(_)
             | Write::Compact { .. }
             | Write::LeaseGrant { .. }
@@ -91,30 +101,28 @@ impl Service {
             | Write::LeaseRenew { .. }
             | Write::LeaseTick { .. } => return Ok(()),
         };
-        if key.is_empty() {
-            return Err(Error::Invalid("the key is empty; it must have at least one byte".to_owned()));
-        }
-        if key.len() > limits.max_key_bytes {
-            return Err(Error::TooLarge {
-                what: "the key",
-                size: key.len(),
-                limit: limits.max_key_bytes,
-                option: "max_key_bytes",
-            });
-        }
-        if value > limits.max_value_bytes {
-            return Err(Error::TooLarge {
-                what: "the value",
-                size: value,
-                limit: limits.max_value_bytes,
-                option: "max_value_bytes",
-            });
-        }
-        Ok(())
+        check_key(key, limits)?;
+        check_value(value, limits)
     }
 
-    async fn commit(&self, proposal: &Proposal) -> Result<Outcome, Error> {
-        let deadline = Instant::now() + self.inner.options.request_timeout;
+    fn check_size(&self, proposal: &Proposal) -> Result<(), Error> {
+        let (size, limit) = (proposal.as_bytes().len(), self.limits().max_request_bytes);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Error::TooLarge { what: "the transaction", size, limit, option: "max_request_bytes" })
+    }
+
+    /// An answer to `asked` that the state machine never gives.
+    pub(super) fn unexpected(&self, asked: &str) -> Error {
+        Error::Internal {
+            node: self.node_id(),
+            reason: format!("the state machine answered {asked} with something else"),
+        }
+    }
+
+    /// Commits and applies `proposal`, wherever the leader is.
+    pub(super) async fn commit_by(&self, proposal: &Proposal, deadline: Instant) -> Result<Outcome, Error> {
         self.on_leader(deadline, || async {
             if self.is_leader() {
                 self.propose(proposal.clone(), deadline).await
@@ -170,7 +178,11 @@ impl Service {
     }
 
     /// Proposes as the leader and waits until it is applied here.
-    async fn propose(&self, proposal: Proposal, deadline: Instant) -> Result<Outcome, ForwardError> {
+    pub(super) async fn propose(
+        &self,
+        proposal: Proposal,
+        deadline: Instant,
+    ) -> Result<Outcome, ForwardError> {
         let writing = self.inner.raft.client_write(proposal);
         match tokio::time::timeout_at(deadline, writing).await {
             Ok(Ok(response)) => Ok(response.data),
@@ -225,11 +237,12 @@ impl Service {
         };
         let deadline = Instant::now() + self.inner.options.request_timeout;
         let mut results = Vec::with_capacity(count);
+        let mut room = MAX_FORWARDED_ANSWERS;
         match self.inner.raft.client_write_many(proposals).await {
             Ok(mut written) => {
                 while results.len() < count {
                     let result = match tokio::time::timeout_at(deadline, written.next()).await {
-                        Ok(Some(Ok(Ok(response)))) => Ok(response.response),
+                        Ok(Some(Ok(Ok(response)))) => Ok(fit_in(response.response, &mut room)),
                         Ok(Some(Ok(Err(error)))) => Err(client_write_error(error)),
                         Ok(Some(Err(fatal))) => Err(ForwardError::Unknown(fatal.to_string())),
                         Ok(None) => Err(ForwardError::Unknown("the leader is stopping".to_owned())),
@@ -242,6 +255,18 @@ impl Service {
         }
         results
     }
+}
+
+/// The outcome, or that it is too large for what is left of one message.
+fn fit_in(outcome: Outcome, room: &mut usize) -> Outcome {
+    let OutcomeResult::Txn(done) = &outcome.result else { return outcome };
+    let size = answer_bytes(done);
+    if let Some(left) = room.checked_sub(size) {
+        *room = left;
+        return outcome;
+    }
+    let revision = outcome.revision;
+    Outcome { revision, result: OutcomeResult::Rejected(Rejection::AnswerForgotten { revision }) }
 }
 
 fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ForwardError {

@@ -15,7 +15,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::forwarder::Forwarder;
+use super::lease::RenewByConsensus;
+use super::lessor;
 use super::read_index::ReadIndex;
+use super::renewals::Renewals;
 use crate::command::Idempotency;
 use crate::config::Limits;
 use crate::error::Error;
@@ -26,6 +29,10 @@ use crate::{NodeId, Raft, StoredMembership, TypeConfig, Vote};
 
 /// Longest idempotency token in bytes.
 const MAX_TOKEN_BYTES: usize = 256;
+
+/// Reads at once that may scan; more would wait for the same disk and hold memory
+/// meanwhile.
+const SCANS_AT_ONCE: usize = 16;
 
 /// What the service is told at start.
 #[derive(Debug, Clone)]
@@ -91,11 +98,18 @@ pub(super) struct RequestCounters {
     pub(super) reads_linearizable: AtomicU64,
     pub(super) reads_local: AtomicU64,
     pub(super) read_index_rounds: AtomicU64,
+    pub(super) txns: AtomicU64,
+    pub(super) lease_renewals: AtomicU64,
+    pub(super) leases_expired: AtomicU64,
 }
 
 impl RequestCounters {
     pub(super) fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_many(counter: &AtomicU64, count: usize) {
+        counter.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -116,7 +130,9 @@ pub(super) struct Inner {
     pub(super) view: watch::Receiver<View>,
     pub(super) forwarder: Forwarder,
     pub(super) read_index: ReadIndex,
+    pub(super) renewals: Renewals,
     pub(super) waiting_writes: Semaphore,
+    pub(super) scans: Arc<Semaphore>,
     /// One change of the membership at a time on the leader.
     pub(super) management: tokio::sync::Mutex<()>,
     pub(super) counters: Arc<RequestCounters>,
@@ -140,24 +156,32 @@ impl Service {
             Arc::clone(&counters),
         );
         let waiting_writes = Semaphore::new(options.max_waiting_writes);
-        Self {
-            inner: Arc::new(Inner {
-                raft,
-                log,
-                store,
-                data,
-                transport,
-                runtime,
-                options,
-                view,
-                forwarder,
-                read_index,
-                waiting_writes,
-                management: tokio::sync::Mutex::new(()),
-                counters,
-                started: Instant::now(),
-            }),
-        }
+        let (renewals, renewal_queue) = Renewals::new(data.node_id());
+        let inner = Arc::new(Inner {
+            raft,
+            log,
+            store,
+            data,
+            transport,
+            runtime,
+            options,
+            view,
+            forwarder,
+            read_index,
+            renewals,
+            waiting_writes,
+            scans: Arc::new(Semaphore::new(SCANS_AT_ONCE)),
+            management: tokio::sync::Mutex::new(()),
+            counters,
+            started: Instant::now(),
+        });
+        // They must not keep alive what they serve.
+        renewal_queue.start(RenewByConsensus(Arc::downgrade(&inner)), &inner.runtime);
+        let work = inner.store.leases().work();
+        let weak = Arc::downgrade(&inner);
+        let service = move || weak.upgrade().map(|inner| Self { inner });
+        inner.runtime.spawn(lessor::run(service, inner.view.clone(), work));
+        Self { inner }
     }
 
     /// This node's id.

@@ -1,12 +1,13 @@
 //! Reads: confirm first if the caller wants the latest, then read the local state.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
 use super::handle::{RequestCounters, Service};
 use crate::error::Error;
-use crate::mvcc::{Lookup, Page, RangeQuery};
+use crate::mvcc::{Lookup, Page, RangeQuery, ReadError, Store};
 use crate::openraft_network::forward::ForwardError;
 
 /// How up to date a read must be.
@@ -29,7 +30,8 @@ impl Service {
     /// # Errors
     /// When the revision can't be read, or no leader confirms in time.
     pub async fn get(&self, key: &[u8], at: Option<i64>, consistency: Consistency) -> Result<Lookup, Error> {
-        self.wait_for(consistency).await?;
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        self.wait_for(consistency, deadline).await?;
         self.inner.store.store().get(key, at).map_err(|error| error.into_answer(self.node_id()))
     }
 
@@ -38,19 +40,36 @@ impl Service {
     /// # Errors
     /// When the revision can't be read, or no leader confirms in time.
     pub async fn range(&self, query: RangeQuery, consistency: Consistency) -> Result<Page, Error> {
-        self.wait_for(consistency).await?;
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        self.wait_for(consistency, deadline).await?;
+        self.scan(deadline, move |store| store.range(&query)).await
+    }
+
+    /// Runs a read that may take thousands of keys from disk: not on a thread that
+    /// serves others, and few at a time, which bounds what they hold in memory.
+    pub(super) async fn scan<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        read: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = Arc::clone(&self.inner.scans).acquire_owned();
+        let Ok(turn) = tokio::time::timeout_at(deadline, turn).await else {
+            return Err(Error::ReadTimeout(self.inner.options.request_timeout));
+        };
         let store = self.inner.store.clone();
-        // A scan may read thousands of keys from disk: not on a thread that
-        // serves others.
-        let scanned = self.inner.runtime.spawn_blocking(move || store.store().range(&query)).await;
-        match scanned {
-            Ok(page) => page.map_err(|error| error.into_answer(self.node_id())),
+        let scanned = self.inner.runtime.spawn_blocking(move || {
+            // Until the scan ends, also when nobody waits for it any more.
+            let _turn = turn;
+            read(&store.store())
+        });
+        match scanned.await {
+            Ok(found) => found.map_err(|error| error.into_answer(self.node_id())),
             Err(error) => Err(Error::Internal { node: self.node_id(), reason: error.to_string() }),
         }
     }
 
     /// Waits until the local state is as recent as `consistency` demands.
-    async fn wait_for(&self, consistency: Consistency) -> Result<(), Error> {
+    pub(super) async fn wait_for(&self, consistency: Consistency, deadline: Instant) -> Result<(), Error> {
         match consistency {
             Consistency::Local => {
                 RequestCounters::add(&self.inner.counters.reads_local);
@@ -58,8 +77,6 @@ impl Service {
             }
             Consistency::Linearizable | Consistency::Lease => {
                 RequestCounters::add(&self.inner.counters.reads_linearizable);
-                let timeout = self.inner.options.request_timeout;
-                let deadline = Instant::now() + timeout;
                 // Confirming has no effect, so an attempt whose fate is unknown
                 // may be repeated, unlike a write's.
                 let confirm = || async {
@@ -74,7 +91,8 @@ impl Service {
         }
     }
 
-    async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), Error> {
+    /// Waits until this node has applied the log entry at `index`.
+    pub(super) async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), Error> {
         let applied = self.inner.store.applied_index();
         if applied.load(Ordering::Acquire) >= index {
             return Ok(());
@@ -83,10 +101,12 @@ impl Service {
         let reached = progress.wait_for(|applied| *applied >= index);
         match tokio::time::timeout_at(deadline, reached).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => {
-                Err(Error::Internal { node: self.node_id(), reason: "the state machine stopped".to_owned() })
-            }
+            Ok(Err(_)) => Err(self.state_machine_stopped()),
             Err(_) => Err(Error::ReadTimeout(self.inner.options.request_timeout)),
         }
+    }
+
+    pub(super) fn state_machine_stopped(&self) -> Error {
+        Error::Internal { node: self.node_id(), reason: "the state machine stopped".to_owned() }
     }
 }

@@ -3,8 +3,8 @@
 //! Fronts hand in commands and queries and get answers or an
 //! [`Error`](crate::error::Error); they need not know who leads. This layer
 //! proposes or forwards writes ([`consensus`]), confirms reads ([`read_index`]),
-//! reads the local state ([`kv`]) and guards changes of the membership
-//! ([`cluster`]). It knows no protocol.
+//! reads the local state ([`kv`], [`txn`]), keeps leases ([`lease`]) and guards
+//! changes of the membership ([`cluster`]). It knows no protocol.
 //!
 //! A write that certainly was not carried out is tried again within the
 //! request's time limit, on whichever node leads by then. One whose fate is
@@ -15,10 +15,18 @@ pub mod consensus;
 pub mod forwarder;
 pub mod handle;
 pub mod kv;
+pub mod lease;
 pub mod read_index;
 pub mod report;
 pub mod status;
+pub mod txn;
+
+mod check;
+mod lease_clock;
+mod lessor;
+mod renewals;
 
 pub use handle::{Service, ServiceOptions, ServiceParts};
 pub use kv::Consistency;
-pub use status::{MemberStatus, Members, SnapshotInfo, Status};
+pub use lease::{LeaseGranted, LeaseRenewed, LeaseStatus, MAX_LEASE_TTL};
+pub use status::{Identity, MemberStatus, Members, SnapshotInfo, StateHash, Status};

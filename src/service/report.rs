@@ -107,6 +107,14 @@ impl Service {
         out.counter("reads_linearizable", "Linearizable reads", get(&requests.reads_linearizable));
         out.counter("reads_local", "Local reads", get(&requests.reads_local));
         out.counter("read_index_rounds", "Confirmations shared by reads", get(&requests.read_index_rounds));
+        out.counter("txns", "Transactions asked of this node", get(&requests.txns));
+        out.gauge("leases", "Leases that live", self.inner.store.leases().len());
+        out.counter("lease_renewals", "Leases renewed through this node", get(&requests.lease_renewals));
+        out.counter(
+            "leases_expired",
+            "Leases that this node ended as the leader, as their time was up",
+            get(&requests.leases_expired),
+        );
         out.gauge("resident_memory_bytes", "Resident memory of the process", resident_bytes());
         out.gauge("uptime_seconds", "Seconds since the node started", self.inner.started.elapsed().as_secs());
     }

@@ -127,9 +127,57 @@ pub struct SnapshotInfo {
     pub log_id: LogPosition,
 }
 
+/// Who answers, as answers to etcd's clients say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster; zero while the node belongs to none.
+    pub cluster_id: u64,
+    /// The node.
+    pub member_id: u64,
+    /// The current term.
+    pub term: u64,
+}
+
+/// A hash over all changes up to a revision. Replicas agree on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateHash {
+    /// The hash.
+    pub hash: u64,
+    /// The revision that it reaches.
+    pub revision: i64,
+    /// The revision below which nothing can be read; zero if nothing was compacted.
+    pub compacted: i64,
+}
+
 impl Service {
     pub(super) fn metrics(&self) -> RaftMetrics<TypeConfig> {
         self.inner.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            // Zero stands for none, here and at the clients.
+            cluster_id: self.inner.data.belonging().map_or(0, |it| it.cluster_id.0.max(1)),
+            member_id: self.node_id(),
+            term: self.inner.view.borrow().vote.leader_id.term,
+        }
+    }
+
+    /// The hash of this node's state at `revision`, or now if that is zero.
+    ///
+    /// # Errors
+    /// When the revision can't be read.
+    pub async fn hash_at(&self, revision: i64) -> Result<StateHash, Error> {
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        self.scan(deadline, move |store| {
+            let (revision, hash) = match revision {
+                0 => store.state_hash(),
+                past => (past, store.hash_at(past)?),
+            };
+            Ok(StateHash { hash, revision, compacted: store.compacted_revision() })
+        })
+        .await
     }
 
     /// This node's account of itself.

@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod data_dir;
+pub mod lease_table;
 pub mod log_codec;
 pub mod log_metrics;
 pub mod log_store;
@@ -20,6 +21,7 @@ mod log_writer;
 #[cfg(test)]
 mod tests;
 
+pub use lease_table::LeaseTable;
 pub use log_metrics::LogMetrics;
 pub use log_store::{FatalHook, LogOptions, LogReader, RocksLogStore, exit_on_failure};
 pub use state_machine::StateMachineStore;

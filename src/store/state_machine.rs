@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 use super::apply;
 use super::data_dir::{DataDir, sync_dir, write_atomically};
+use super::lease_table::LeaseTable;
 use super::log_codec::{put_log_id, put_stored_membership, read_log_id, read_stored_membership};
 use super::snapshot::{self, SnapshotDir, link_files, remove_dir};
 use crate::codec::Reader;
@@ -241,6 +242,7 @@ struct Shared {
     applied_watch: watch::Sender<u64>,
     /// Every node id that ever was a member.
     known_nodes: Mutex<BTreeSet<NodeId>>,
+    leases: LeaseTable,
     snapshot: Mutex<Option<(SnapshotMeta, SnapshotDir)>>,
     /// Held while a snapshot is built, so that two builds can't cross.
     building: Mutex<()>,
@@ -270,6 +272,8 @@ impl StateMachineStore {
         let snapshot = snapshot::recover(&snapshots)?;
         let sequence = snapshot.as_ref().map_or(0, |(_, dir)| next_sequence(&dir.id()));
         let known_nodes = read_known_nodes(generation.store())?;
+        let leases = LeaseTable::default();
+        leases.load(generation.store())?;
         let applied_index = index_of(&applied);
         let shared = Shared {
             state,
@@ -280,6 +284,7 @@ impl StateMachineStore {
             applied_index: AtomicU64::new(applied_index),
             applied_watch: watch::Sender::new(applied_index),
             known_nodes: Mutex::new(known_nodes),
+            leases,
             snapshot: Mutex::new(snapshot),
             building: Mutex::new(()),
             sequence: AtomicU64::new(sequence),
@@ -313,6 +318,11 @@ impl StateMachineStore {
     /// Whether `id` is or ever was a member of the cluster.
     pub fn knows_node(&self, id: NodeId) -> bool {
         self.shared.known_nodes.lock().contains(&id)
+    }
+
+    /// The leases as of the last applied log entry.
+    pub fn leases(&self) -> &LeaseTable {
+        &self.shared.leases
     }
 
     fn publish_applied(&self, applied: Applied) {
@@ -513,6 +523,8 @@ impl StateMachineStore {
         generation.keep();
         set_current_generation(&shared.state, number)?;
         *shared.known_nodes.lock() = known_nodes;
+        // Before the applied index is known: whoever waited for it must find them.
+        shared.leases.load(generation.store())?;
         shared.generation.store(Arc::new(generation));
         self.publish_applied(applied);
         previous.retire();

@@ -1,0 +1,260 @@
+//! The arithmetic of lease time on the leader: no lease ends early, whatever
+//! stops, stalls or is elected meanwhile.
+//!
+//! The replicated lease clock moves by the leader's ticks only. Between them the
+//! leader runs a clock of its own on top, from a moment at which it knew the
+//! replicated one. It is never ahead of that by more than the slack that each
+//! lease gets on top of its time to live. So a lease that was counted from a
+//! replicated clock which lay behind has at least its time to live in real time:
+//! at the grant the running clock was not further than the slack, and since then
+//! it ran no faster than time. All else that could go wrong makes leases longer.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::lease_table::{SLACK_MS, Upcoming};
+
+/// Time from one tick to the next; less than the slack, so that a tick that is a
+/// little late costs no lease time.
+pub(super) const TICK: Duration = Duration::from_millis(900);
+/// A gap between two looks at the clock from which on the process is taken to
+/// have stood still. Its clients could not renew meanwhile, so it doesn't count.
+const STALL: Duration = Duration::from_secs(3);
+/// Least time until leases that will be due are looked for, so that those which
+/// follow each other closely are ended together.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// What the leader does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing before this moment.
+    Wait(Instant),
+    /// Move the replicated clock to this time.
+    Tick(u64),
+    /// There are leases to be ended, and the clock stands at this time.
+    Expire(u64),
+}
+
+/// A leader's running lease clock, from one anchor on.
+#[derive(Debug)]
+pub(super) struct LeaseClock {
+    /// The clock's time at `since`.
+    clock: u64,
+    since: Instant,
+    /// When it was read last.
+    looked: Instant,
+    /// When its time was proposed last.
+    proposed: Instant,
+}
+
+impl LeaseClock {
+    /// A clock that runs on from the replicated time. Anchor it when leadership is
+    /// confirmed, or when the first lease comes: the time before does not count.
+    pub(super) fn anchored(replicated: u64, now: Instant) -> Self {
+        Self { clock: replicated, since: now, looked: now, proposed: now }
+    }
+
+    /// The running clock's time, given where the replicated clock stands.
+    pub(super) fn read(&mut self, replicated: u64, now: Instant) -> u64 {
+        let gap = now.saturating_duration_since(self.looked);
+        self.looked = now;
+        if gap > STALL {
+            self.since += gap;
+        }
+        let run = now.saturating_duration_since(self.since).as_millis();
+        let running = self.clock.saturating_add(u64::try_from(run).unwrap_or(u64::MAX));
+        let bound = replicated.saturating_add(SLACK_MS);
+        if running <= bound {
+            return running.max(replicated);
+        }
+        // Time that ticks did not keep up with is lost for good; it must not come
+        // back at once when they do.
+        (self.clock, self.since) = (bound, now);
+        bound
+    }
+
+    /// What is to be done now.
+    pub(super) fn step(&mut self, upcoming: &Upcoming, now: Instant) -> Step {
+        let running = self.read(upcoming.clock, now);
+        let until_due = upcoming.first_expiry.map(|first| first.saturating_sub(running));
+        if upcoming.has_ending || until_due == Some(0) {
+            return Step::Expire(running);
+        }
+        let next_tick = self.proposed + TICK;
+        if now >= next_tick {
+            return Step::Tick(running);
+        }
+        let until_due = until_due.map_or(TICK, Duration::from_millis).clamp(GATHER, TICK);
+        Step::Wait(next_tick.min(now + until_due))
+    }
+
+    /// Says that the clock's time is being proposed.
+    pub(super) fn proposing(&mut self, now: Instant) {
+        self.proposed = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn upcoming(clock: u64, first_expiry: Option<u64>) -> Upcoming {
+        Upcoming { clock, first_expiry, has_ending: false }
+    }
+
+    #[test]
+    fn the_clock_runs_with_time_and_ticks_once_a_period() {
+        let start = Instant::now();
+        let mut clock = LeaseClock::anchored(5_000, start);
+        let far = upcoming(5_000, Some(90_000));
+        assert_eq!(clock.step(&far, start), Step::Wait(start + TICK));
+        assert_eq!(clock.step(&far, start + ms(400)), Step::Wait(start + TICK));
+        assert_eq!(clock.step(&far, start + TICK), Step::Tick(5_900));
+        clock.proposing(start + TICK);
+        let ticked = upcoming(5_900, Some(90_000));
+        assert_eq!(clock.step(&ticked, start + TICK), Step::Wait(start + 2 * TICK));
+        assert_eq!(clock.read(5_900, start + ms(1_234)), 6_234);
+    }
+
+    #[test]
+    fn a_lease_that_comes_due_is_waited_for_and_then_ended() {
+        let start = Instant::now();
+        let mut clock = LeaseClock::anchored(5_000, start);
+        let soon = upcoming(5_000, Some(5_300));
+        assert_eq!(clock.step(&soon, start), Step::Wait(start + ms(300)));
+        // Not a round for each of those that follow closely.
+        assert_eq!(clock.step(&soon, start + ms(299)), Step::Wait(start + ms(299) + GATHER));
+        assert_eq!(clock.step(&soon, start + ms(300)), Step::Expire(5_300));
+        let ending = Upcoming { has_ending: true, ..upcoming(5_000, None) };
+        assert_eq!(clock.step(&ending, start + ms(310)), Step::Expire(5_310));
+    }
+
+    #[test]
+    fn a_stall_does_not_count() {
+        let start = Instant::now();
+        let mut clock = LeaseClock::anchored(5_000, start);
+        assert_eq!(clock.read(5_000, start + ms(200)), 5_200);
+        let resumed = start + ms(200) + Duration::from_secs(60);
+        assert_eq!(clock.step(&upcoming(5_000, Some(5_201)), resumed), Step::Tick(5_200));
+        assert_eq!(clock.read(5_200, resumed + ms(100)), 5_300);
+    }
+
+    #[test]
+    fn without_ticks_that_take_effect_the_clock_stops_and_never_catches_up() {
+        let start = Instant::now();
+        let mut clock = LeaseClock::anchored(5_000, start);
+        for at in (0..=20_000).step_by(1_000) {
+            assert_eq!(clock.read(5_000, start + ms(at)), (5_000 + at).min(6_000));
+        }
+        // The first tick takes effect after twenty seconds.
+        assert_eq!(clock.read(6_000, start + ms(20_000)), 6_000);
+        assert_eq!(clock.read(6_000, start + ms(20_700)), 6_700);
+    }
+
+    #[test]
+    fn a_new_leader_goes_on_from_the_replicated_clock() {
+        let start = Instant::now();
+        let mut old = LeaseClock::anchored(0, start);
+        assert_eq!(old.step(&upcoming(0, Some(3_000)), start + TICK), Step::Tick(900));
+        // The old one ran on, and nobody knows; an election takes ten seconds.
+        assert_eq!(old.read(900, start + ms(1_700)), 1_700);
+        let elected = start + ms(11_700);
+        let mut new = LeaseClock::anchored(900, elected);
+        assert_eq!(new.read(900, elected), 900);
+        // The lease of three seconds has lived 0.9 s by the replicated clock.
+        let rest = |at: u64| elected + ms(at);
+        assert_eq!(new.step(&upcoming(900, Some(3_000)), rest(900)), Step::Tick(1_800));
+        new.proposing(rest(900));
+        assert_eq!(new.step(&upcoming(1_800, Some(3_000)), rest(1_800)), Step::Tick(2_700));
+        new.proposing(rest(1_800));
+        assert_eq!(new.step(&upcoming(2_700, Some(3_000)), rest(2_099)), Step::Wait(rest(2_099) + GATHER));
+        assert_eq!(new.step(&upcoming(2_700, Some(3_000)), rest(2_100)), Step::Expire(3_000));
+        // The deposed one is bounded by what it sees replicated, and its term's
+        // ticks no longer count.
+        assert_eq!(old.read(2_700, start + ms(60_000)), 2_700);
+    }
+
+    #[test]
+    fn the_first_lease_after_a_time_without_any_gets_all_of_its_time() {
+        let start = Instant::now();
+        let mut clock = LeaseClock::anchored(7_000, start);
+        // Granted between the anchor and the first look: counted from the
+        // replicated clock, with the slack.
+        let expires_at = 7_000 + 2_000 + SLACK_MS;
+        let mut replicated = 7_000;
+        let mut at = 0;
+        let ended = loop {
+            let now = start + ms(at);
+            match clock.step(&upcoming(replicated, Some(expires_at)), now) {
+                Step::Wait(until) => at = u64::try_from((until - start).as_millis()).unwrap(),
+                Step::Tick(time) => {
+                    clock.proposing(now);
+                    replicated = time;
+                }
+                Step::Expire(time) => break (time, at),
+            }
+        };
+        assert_eq!(ended, (expires_at, 3_000));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Happening {
+        /// Time passes and the leader looks.
+        Pass(u64),
+        /// The leader's tick takes effect.
+        Tick,
+        /// Another leader takes over after so long.
+        Elect(u64),
+        /// The lease is renewed.
+        Renew,
+    }
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        prop_oneof![
+            6 => (0_u64..1_500).prop_map(Happening::Pass),
+            1 => (3_000_u64..30_000).prop_map(Happening::Pass),
+            4 => Just(Happening::Tick),
+            1 => (0_u64..20_000).prop_map(Happening::Elect),
+            1 => Just(Happening::Renew),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_lease_never_ends_before_its_time_and_the_clock_never_goes_back(
+            happenings in proptest::collection::vec(happening(), 0..80),
+            ttl in 2_u64..8,
+        ) {
+            let mut now = Instant::now();
+            let mut replicated = 0;
+            let mut clock = LeaseClock::anchored(replicated, now);
+            let (mut renewed, mut expires_at) = (now, ttl * 1_000 + SLACK_MS);
+            for happening in happenings {
+                match happening {
+                    Happening::Pass(millis) => now += ms(millis),
+                    Happening::Tick => {
+                        let running = clock.read(replicated, now);
+                        prop_assert!(running >= replicated);
+                        replicated = running;
+                    }
+                    Happening::Elect(millis) => {
+                        now += ms(millis);
+                        clock = LeaseClock::anchored(replicated, now);
+                    }
+                    Happening::Renew => {
+                        (renewed, expires_at) = (now, replicated + ttl * 1_000 + SLACK_MS);
+                    }
+                }
+                if clock.read(replicated, now) >= expires_at {
+                    prop_assert!(now - renewed >= Duration::from_secs(ttl));
+                }
+            }
+        }
+    }
+}

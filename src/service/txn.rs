@@ -1,0 +1,281 @@
+//! Transactions, range reads as etcd means them, and compaction.
+//!
+//! What changes nothing never goes through the log: it is confirmed like any
+//! other read and answered from the local state. Reads of single keys run where
+//! they are; whatever may scan runs on a thread of its own, few at a time, and
+//! with a bound on what one answer may hold.
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::check::{check_range, check_txn};
+use super::handle::{RequestCounters, Service};
+use super::kv::Consistency;
+use crate::command::{Command, Idempotency, Op, OpOutcome, OutcomeResult, Txn, TxnOutcome, Write};
+use crate::error::Error;
+use crate::keyspace::{KeyRange, KeyValue, RangeRequest, RangeResult};
+use crate::mvcc::Lookup;
+
+/// Most bytes of keys and values in one answer. etcd has no such bound; here it
+/// keeps a careless read from taking the node's memory.
+pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Most single keys that a transaction reads where it is.
+const MAX_POINT_READS: usize = 16;
+/// Bytes of an operation's answer in a message, and of a key's record, besides
+/// keys and values.
+const PER_ANSWER: usize = 32;
+const PER_ITEM: usize = 40;
+
+impl Service {
+    /// Carries a transaction out at one revision; one that only reads is answered
+    /// from a state as recent as `consistency` demands. Answers the store's
+    /// revision with what happened.
+    ///
+    /// # Errors
+    /// When the transaction breaks a rule or a limit, names what is not there, or
+    /// can't be carried out, as [`Self::write`] says. [`Error::AnswerLost`] when it
+    /// was carried out and only its answer is too large.
+    pub async fn txn(
+        &self,
+        txn: Txn,
+        idempotency: Option<Idempotency>,
+        consistency: Consistency,
+    ) -> Result<(i64, TxnOutcome), Error> {
+        check_txn(&txn, self.limits())?;
+        RequestCounters::add(&self.inner.counters.txns);
+        if txn.is_read_only() {
+            return self.read_txn(txn, consistency).await;
+        }
+        let command = Command { write: Write::Txn(txn), condition: None, idempotency };
+        let outcome = self.write(command).await?;
+        let OutcomeResult::Txn(done) = outcome.result else {
+            return Err(self.unexpected("a transaction"));
+        };
+        if is_cut(&done) {
+            let reason = "it is larger than an answer may be";
+            return Err(Error::AnswerLost { revision: outcome.revision, reason });
+        }
+        Ok((outcome.revision, done))
+    }
+
+    async fn read_txn(&self, txn: Txn, consistency: Consistency) -> Result<(i64, TxnOutcome), Error> {
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        self.wait_for(consistency, deadline).await?;
+        let (revision, done) = if reads_single_keys(&txn) {
+            let read = self.inner.store.store().read_txn(&txn, MAX_ANSWER_BYTES);
+            read.map_err(|error| error.into_answer(self.node_id()))?
+        } else {
+            self.scan(deadline, move |store| store.read_txn(&txn, MAX_ANSWER_BYTES)).await?
+        };
+        if is_cut(&done) {
+            return Err(Error::AnswerTooLarge { limit: MAX_ANSWER_BYTES });
+        }
+        Ok((revision, done))
+    }
+
+    /// Reads a range; answers the store's revision with what was found.
+    ///
+    /// # Errors
+    /// When the revision can't be read, the answer would be too large, or no
+    /// leader confirms in time.
+    pub async fn read(
+        &self,
+        request: RangeRequest,
+        consistency: Consistency,
+    ) -> Result<(i64, RangeResult), Error> {
+        check_range(&request)?;
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        self.wait_for(consistency, deadline).await?;
+        if let Some(key) = single_key(&request) {
+            let lookup = self.inner.store.store().get(key, None);
+            let lookup = lookup.map_err(|error| error.into_answer(self.node_id()))?;
+            return Ok((lookup.revision, found(&request, key, lookup)));
+        }
+        let (revision, found) =
+            self.scan(deadline, move |store| store.read(&request, MAX_ANSWER_BYTES)).await?;
+        if found.truncated {
+            return Err(Error::AnswerTooLarge { limit: MAX_ANSWER_BYTES });
+        }
+        Ok((revision, found))
+    }
+
+    /// Makes revisions below `revision` unreadable; answers the store's revision.
+    /// With `physical`, also waits until their space is no longer in use here.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] when that was done before, [`Error::FutureRevision`]
+    /// when the revision is not written yet.
+    pub async fn compact(&self, revision: i64, physical: bool) -> Result<i64, Error> {
+        let outcome = self.write(Command::of(Write::Compact { revision })).await?;
+        if physical {
+            self.reclaimed(revision).await?;
+        }
+        Ok(outcome.revision)
+    }
+
+    /// Waits until this node holds nothing that only revisions below `revision`
+    /// needed.
+    async fn reclaimed(&self, revision: i64) -> Result<(), Error> {
+        // Compaction takes effect with the batch that applies it, and this node may
+        // have forwarded it and not applied it yet.
+        let mut applied = self.inner.store.watch_applied();
+        let timeout = self.inner.options.request_timeout;
+        let reached = applied.wait_for(|_| self.inner.store.store().compacted_revision() >= revision);
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(self.state_machine_stopped()),
+            Err(_) => Err(Error::StillRunning(format!(
+                "revision {revision} is compacted, but node {} does not know it yet",
+                self.node_id()
+            ))),
+        }
+    }
+}
+
+/// The key, if the request is for a single one as it is now.
+fn single_key(request: &RangeRequest) -> Option<&Bytes> {
+    match &request.keys {
+        KeyRange::One(key) if request.at.is_none() && request.limit != Some(0) => Some(key),
+        KeyRange::One(_) | KeyRange::From(_) | KeyRange::Between { .. } => None,
+    }
+}
+
+/// What a request for a single key answers.
+fn found(request: &RangeRequest, key: &Bytes, lookup: Lookup) -> RangeResult {
+    let Some(mut record) = lookup.record else { return RangeResult::default() };
+    let mut result = RangeResult { count: 1, ..RangeResult::default() };
+    if !request.count_only && request.revisions.admit(record.create_revision, record.mod_revision) {
+        if request.keys_only {
+            record.value = Bytes::new();
+        }
+        result.items.push(KeyValue { key: key.clone(), record });
+    }
+    result
+}
+
+/// Whether the transaction reads a few single keys of the present and no more.
+fn reads_single_keys(txn: &Txn) -> bool {
+    let reads = txn.compares.len() + txn.success.len().max(txn.failure.len());
+    reads <= MAX_POINT_READS
+        && txn.compares.iter().all(|compare| matches!(compare.keys, KeyRange::One(_)))
+        && txn.success.iter().chain(&txn.failure).all(|op| match op {
+            Op::Range(request) => single_key(request).is_some(),
+            Op::Put(_) | Op::Delete(_) | Op::Txn(_) => false,
+        })
+}
+
+/// Whether a part of the answer was left out because it grew too large.
+fn is_cut(done: &TxnOutcome) -> bool {
+    done.responses.iter().any(|response| match response {
+        OpOutcome::Range { revision: _, found } => found.truncated,
+        OpOutcome::Txn(nested) => is_cut(nested),
+        OpOutcome::Put { .. } | OpOutcome::Deleted { .. } => false,
+    })
+}
+
+/// About how many bytes a message takes that carries the answer.
+pub(super) fn answer_bytes(done: &TxnOutcome) -> usize {
+    let response_bytes = |response: &OpOutcome| match response {
+        OpOutcome::Put { revision: _, previous } => previous.as_ref().map_or(0, item_bytes),
+        OpOutcome::Deleted { revision: _, count: _, previous } => previous.iter().map(item_bytes).sum(),
+        OpOutcome::Range { revision: _, found } => found.items.iter().map(item_bytes).sum(),
+        OpOutcome::Txn(nested) => answer_bytes(nested),
+    };
+    done.responses.iter().map(|response| PER_ANSWER + response_bytes(response)).sum()
+}
+
+fn item_bytes(item: &KeyValue) -> usize {
+    PER_ITEM + item.key.len() + item.record.value.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Compare, Outcome, Relation, Target};
+    use crate::keyspace::{Record, RevisionBounds};
+
+    fn one(key: &'static str) -> KeyRange {
+        KeyRange::One(Bytes::from_static(key.as_bytes()))
+    }
+
+    fn lookup() -> Lookup {
+        let value = Bytes::from_static(b"v");
+        let record = Record { value, create_revision: 3, mod_revision: 7, version: 2, lease: 0 };
+        Lookup { revision: 9, record: Some(record) }
+    }
+
+    #[test]
+    fn a_single_key_is_answered_as_a_range_of_one() {
+        let request = RangeRequest::of(one("k"));
+        let key = single_key(&request).unwrap();
+        let all = found(&request, key, lookup());
+        assert_eq!((all.count, all.items.len(), all.more, all.truncated), (1, 1, false, false));
+        assert_eq!(all.items[0].record.value, "v");
+        assert_eq!(found(&request, key, Lookup { revision: 9, record: None }), RangeResult::default());
+
+        let keys_only = found(&RangeRequest { keys_only: true, ..request.clone() }, key, lookup());
+        assert_eq!(keys_only.items[0].record.value, "");
+        let count_only = found(&RangeRequest { count_only: true, ..request.clone() }, key, lookup());
+        assert_eq!((count_only.count, count_only.items.len()), (1, 0));
+        // The count is of all keys, whatever the bounds.
+        let revisions = RevisionBounds { min_mod: 8, ..RevisionBounds::default() };
+        let newer = found(&RangeRequest { revisions, ..request.clone() }, key, lookup());
+        assert_eq!((newer.count, newer.items.len()), (1, 0));
+    }
+
+    #[test]
+    fn only_few_single_keys_of_the_present_are_read_where_they_are() {
+        let compare = |keys| Compare { keys, target: Target::Version(0), relation: Relation::Equal };
+        let reading = |request: RangeRequest| Txn {
+            compares: vec![compare(one("c"))],
+            success: vec![Op::Range(request)],
+            failure: Vec::new(),
+        };
+        let request = RangeRequest::of(one("k"));
+        assert!(reads_single_keys(&reading(request.clone())));
+        assert!(!reads_single_keys(&reading(RangeRequest { at: Some(3), ..request.clone() })));
+        assert!(!reads_single_keys(&reading(RangeRequest::of(KeyRange::all()))));
+        let mut txn = reading(request.clone());
+        txn.compares.push(compare(KeyRange::all()));
+        assert!(!reads_single_keys(&txn));
+        let nested = Txn::of(Op::Txn(reading(request.clone())));
+        assert!(!reads_single_keys(&nested));
+        let many = Txn { success: vec![Op::Range(request); MAX_POINT_READS + 1], ..Txn::default() };
+        assert!(!reads_single_keys(&many));
+    }
+
+    #[test]
+    fn an_answer_is_weighed_as_it_is_sent() {
+        let Lookup { record: Some(record), .. } = lookup() else { unreachable!() };
+        let item = |size: usize| {
+            let record = Record { value: vec![7; size].into(), ..record.clone() };
+            KeyValue { key: Bytes::from_static(b"key"), record }
+        };
+        let found = RangeResult { items: vec![item(100), item(0)], count: 2, ..RangeResult::default() };
+        let inner = TxnOutcome { succeeded: false, responses: vec![OpOutcome::Range { revision: 1, found }] };
+        let done = TxnOutcome {
+            succeeded: true,
+            responses: vec![
+                OpOutcome::Put { revision: 1, previous: Some(item(1_000)) },
+                OpOutcome::Put { revision: 1, previous: None },
+                OpOutcome::Deleted { revision: 1, count: 1, previous: vec![item(10_000)] },
+                OpOutcome::Txn(inner),
+            ],
+        };
+        let weighed = answer_bytes(&done);
+        let sent = Outcome { revision: 1, result: OutcomeResult::Txn(done) }.encode().len();
+        assert!((sent..sent + 200).contains(&(weighed + 64)), "{weighed} for {sent}");
+    }
+
+    #[test]
+    fn a_cut_answer_is_found_however_deep_it_lies() {
+        let range = |truncated| OpOutcome::Range {
+            revision: 1,
+            found: RangeResult { truncated, ..RangeResult::default() },
+        };
+        let outcome = |responses| TxnOutcome { succeeded: true, responses };
+        let nested = |truncated| outcome(vec![range(false), OpOutcome::Txn(outcome(vec![range(truncated)]))]);
+        assert!(is_cut(&nested(true)));
+        assert!(!is_cut(&nested(false)));
+    }
+}
