@@ -119,20 +119,22 @@ fn carry_out(
     context: Context,
 ) -> Result<Outcome, StorageError> {
     let result = match &command.write {
-        Write::Put { key, value, lease } => match why_not(session, command.condition, key, *lease)? {
-            Some(rejection) => OutcomeResult::Rejected(rejection),
-            None => {
+        Write::Put { key, value, lease } => {
+            if let Some(rejection) = why_not(session, command.condition, key, *lease)? {
+                OutcomeResult::Rejected(rejection)
+            } else {
                 let done = session.put(key.clone(), value.clone(), *lease)?;
                 OutcomeResult::Put { created: done.previous.is_none(), version: done.version }
             }
-        },
-        Write::Delete { key } => match why_not(session, command.condition, key, 0)? {
-            Some(rejection) => OutcomeResult::Rejected(rejection),
-            None => {
+        }
+        Write::Delete { key } => {
+            if let Some(rejection) = why_not(session, command.condition, key, 0)? {
+                OutcomeResult::Rejected(rejection)
+            } else {
                 let deleted = session.delete(key.clone())?;
                 OutcomeResult::Deleted { count: u64::from(deleted.is_some()) }
             }
-        },
+        }
         Write::Txn(txn) => match session.run(txn, context.wants_answer, MAX_ANSWER_BYTES)? {
             Ok(done) => OutcomeResult::Txn(done),
             Err(rejection) => OutcomeResult::Rejected(rejection),

@@ -442,7 +442,8 @@ impl StateMachineStore {
             put_stored_membership(&mut out, &applied.membership);
             session.set_meta(MEMBERSHIP, out);
         }
-        let _committed = session.commit()?;
+        let committed = session.commit()?;
+        self.shared.leases.apply(&committed.leases);
         if let Some(known_nodes) = known_nodes {
             *self.shared.known_nodes.lock() = known_nodes;
         }

@@ -149,14 +149,19 @@ impl State {
                 }
                 OutcomeResult::Deleted { count }
             }
-            other => unimplemented!("{other:?}"),
+            Write::Txn(_)
+            | Write::Compact { .. }
+            | Write::LeaseGrant { .. }
+            | Write::LeaseRevoke { .. }
+            | Write::LeaseRenew { .. }
+            | Write::LeaseTick { .. } => panic!("the HTTP API makes no such write"),
         };
         Outcome { revision: self.revision, result }
     }
 
     fn submit(&mut self, command: &Command) -> Result<Outcome, Error> {
         let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else {
-            unimplemented!("{command:?}")
+            panic!("the HTTP API makes no such write")
         };
         let token = command.idempotency.as_ref().map(|idempotency| idempotency.token.clone());
         if let Some((write, outcome)) = token.as_ref().and_then(|token| self.outcomes.get(token)) {
@@ -195,7 +200,7 @@ impl Backend for Memory {
             gate.acquire().await.unwrap().forget();
         }
         let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else {
-            unimplemented!("{command:?}")
+            panic!("the HTTP API makes no such write")
         };
         if key.is_empty() {
             return Err(Error::Invalid("the key is empty".to_owned()));
