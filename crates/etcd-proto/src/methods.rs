@@ -1,0 +1,67 @@
+//! The table of all methods: where each is found over gRPC and HTTP, and how its messages
+//! go from JSON to protobuf and back.
+
+use bytes::Bytes;
+use prost::Message;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+/// A method of a service.
+#[derive(Debug)]
+pub struct Method {
+    /// The path of its gRPC calls, such as `/etcdserverpb.KV/Range`.
+    pub path: &'static str,
+    /// Where it takes JSON by POST; empty when only gRPC reaches it.
+    pub http_paths: &'static [&'static str],
+    /// Whether a caller sends any number of requests.
+    pub client_streaming: bool,
+    /// Whether it gives any number of responses.
+    pub server_streaming: bool,
+    /// Reads one request written as JSON and encodes it.
+    ///
+    /// Field names may be those of the definitions or in camel case, unknown ones are
+    /// skipped, and integers of 64 bits may be strings or numbers.
+    ///
+    /// # Errors
+    /// What is wrong with the JSON, and where.
+    pub to_protobuf: fn(&[u8]) -> Result<Bytes, serde_json::Error>,
+    /// Writes one encoded response as JSON: field names as defined, integers of 64 bits as
+    /// strings, bytes as Base64, enumerations by name, and no field that has its default.
+    ///
+    /// # Errors
+    /// The bytes are no such message, or hold an enumeration's number that has no name.
+    pub to_json: fn(Bytes) -> Result<Vec<u8>, UnprintableMessage>,
+}
+
+/// A response that has no JSON form.
+#[derive(Debug, Error)]
+pub enum UnprintableMessage {
+    /// The bytes are not the response of the method.
+    #[error("the response cannot be decoded")]
+    Decode(#[from] prost::DecodeError),
+    /// The response holds what its definition does not name.
+    #[error("the response cannot be written as JSON")]
+    Write(#[from] serde_json::Error),
+}
+
+/// The method whose gRPC path is `path`.
+pub fn method(path: &str) -> Option<&'static Method> {
+    at_path(path).and_then(|at| METHODS.get(at))
+}
+
+/// The method that takes JSON at `http_path`.
+pub fn method_at(http_path: &str) -> Option<&'static Method> {
+    at_http_path(http_path).and_then(|at| METHODS.get(at))
+}
+
+fn request<M: Message + DeserializeOwned>(json: &[u8]) -> Result<Bytes, serde_json::Error> {
+    let message: M = serde_json::from_slice(json)?;
+    Ok(message.encode_to_vec().into())
+}
+
+fn response<M: Message + Default + Serialize>(protobuf: Bytes) -> Result<Vec<u8>, UnprintableMessage> {
+    Ok(serde_json::to_vec(&M::decode(protobuf)?)?)
+}
+
+include!(concat!(env!("OUT_DIR"), "/methods.rs"));
