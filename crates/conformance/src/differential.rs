@@ -156,7 +156,12 @@ impl Findings {
 }
 
 /// Where the answers part, and whether that is allowed there.
-fn first_difference(pair: &impl Pair, steps: &[Step], left: &[Answer], right: &[Answer]) -> Option<(usize, bool)> {
+fn first_difference(
+    pair: &impl Pair,
+    steps: &[Step],
+    left: &[Answer],
+    right: &[Answer],
+) -> Option<(usize, bool)> {
     let at = left.iter().zip(right).position(|(left, right)| left != right)?;
     Some((at, steps.get(at).is_some_and(|step| pair.may_differ(step))))
 }
@@ -174,7 +179,12 @@ fn runner(seed: u64, number: u64) -> TestRunner {
 ///
 /// # Errors
 /// When a server cannot be asked.
-pub fn run_sequence(pair: &mut impl Pair, plan: &Plan, number: u64, findings: &mut Findings) -> Result<(), ServerError> {
+pub fn run_sequence(
+    pair: &mut impl Pair,
+    plan: &Plan,
+    number: u64,
+    findings: &mut Findings,
+) -> Result<(), ServerError> {
     let mut runner = runner(plan.seed, number);
     let tree = sequences(plan.lengths.clone())
         .new_tree(&mut runner)
@@ -261,7 +271,11 @@ pub async fn run(plan: &Plan, pairs: &[(String, String)]) -> Result<Findings, Se
 ///
 /// # Errors
 /// When a server cannot be reached or asked.
-pub async fn compare(plan: &Plan, pairs: &[(String, String)], out: &mut impl std::io::Write) -> Result<bool, ServerError> {
+pub async fn compare(
+    plan: &Plan,
+    pairs: &[(String, String)],
+    out: &mut impl std::io::Write,
+) -> Result<bool, ServerError> {
     let started = Instant::now();
     let findings = run(plan, pairs).await?;
     // Whoever does not listen is not told; the answer is the exit code.
@@ -361,7 +375,10 @@ mod tests {
     fn a_sequence_follows_from_the_seed_and_its_number() {
         let all = run_all(&mut Fakes { forgetful: true, excused: false }, &plan());
         let number = all.differences[0].number;
-        let again = run_all(&mut Fakes { forgetful: true, excused: false }, &Plan { first: number, count: 1, ..plan() });
+        let again = run_all(
+            &mut Fakes { forgetful: true, excused: false },
+            &Plan { first: number, count: 1, ..plan() },
+        );
         assert_eq!(again.differences[0].steps, all.differences[0].steps);
     }
 

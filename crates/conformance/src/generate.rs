@@ -90,8 +90,10 @@ fn rarely(times_in_a_hundred: u32) -> impl Strategy<Value = bool> {
 
 fn range() -> impl Strategy<Value = Range> {
     let limit = prop_oneof![4 => Just(0_i64), 3 => 1_i64..5, 1 => Just(-1_i64)];
-    let order = prop_oneof![20 => 0..3_i32, 1 => Just(7_i32)];
-    let target = prop_oneof![20 => 0..5_i32, 1 => Just(9_i32)];
+    // No other numbers: what to sort by is read without a check by etcd before 3.6, and
+    // ends its process.
+    let order = 0..3_i32;
+    let target = 0..5_i32;
     let bounds = [bound().boxed(), bound().boxed(), bound().boxed(), bound().boxed()];
     let flags = (rarely(20), rarely(15), rarely(15));
     (keys(), limit, now_or_since(), order, target, flags, bounds).prop_map(
@@ -143,7 +145,8 @@ fn compare() -> impl Strategy<Value = Compare> {
     let results =
         [CompareResult::Equal, CompareResult::Greater, CompareResult::Less, CompareResult::NotEqual];
     let result = (0..results.len()).prop_map(move |at| results.get(at).copied().unwrap_or_default());
-    let other = prop_oneof![30 => Just(None), 1 => operand().prop_map(Some), 1 => Just(Some(Operand::Absent))];
+    let other =
+        prop_oneof![30 => Just(None), 1 => operand().prop_map(Some), 1 => Just(Some(Operand::Absent))];
     (keys(), result, operand(), other).prop_map(|(keys, result, operand, other)| {
         let target = match &operand {
             Operand::Version(_) | Operand::Absent => CompareTarget::Version,
@@ -164,7 +167,11 @@ fn txn(depth: u32) -> BoxedStrategy<Txn> {
             20 => delete().prop_map(Op::Delete),
             1 => Just(Op::Nothing),
         ];
-        if depth == 0 { flat.boxed() } else { prop_oneof![9 => flat, 1 => txn(depth - 1).prop_map(Op::Txn)].boxed() }
+        if depth == 0 {
+            flat.boxed()
+        } else {
+            prop_oneof![9 => flat, 1 => txn(depth - 1).prop_map(Op::Txn)].boxed()
+        }
     };
     (vec(compare(), 0..3), vec(op(), 0..4), vec(op(), 0..3))
         .prop_map(|(compares, success, failure)| Txn { compares, success, failure })

@@ -15,7 +15,12 @@ use kvorum_conformance::watch;
 
 /// Compares a server with etcd, and checks the promises of its watches.
 #[derive(Parser)]
-#[command(name = "kvorum-conformance", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    name = "kvorum-conformance",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

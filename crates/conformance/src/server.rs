@@ -91,7 +91,8 @@ impl Server {
             self.lease.lease_revoke(pb::LeaseRevokeRequest { id: lease.id }).await?;
         }
         let everything = Bytes::from_static(b"\0");
-        let request = pb::DeleteRangeRequest { key: everything.clone(), range_end: everything, prev_kv: false };
+        let request =
+            pb::DeleteRangeRequest { key: everything.clone(), range_end: everything, prev_kv: false };
         let deleted = self.kv.delete_range(request).await?.into_inner();
         let mut base = deleted.header.map_or(0, |header| header.revision);
         // Revisions a little before it must be revisions, and none that mean something else.

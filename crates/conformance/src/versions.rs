@@ -28,7 +28,5 @@ pub const CHANGES: [Change; 1] = [Change {
 
 /// The change by which two servers of these versions may answer the step differently.
 pub fn change_between(step: &Step, left: (u32, u32), right: (u32, u32)) -> Option<&'static Change> {
-    CHANGES.iter().find(|change| {
-        (left < change.since) != (right < change.since) && (change.concerns)(step)
-    })
+    CHANGES.iter().find(|change| (left < change.since) != (right < change.since) && (change.concerns)(step))
 }
