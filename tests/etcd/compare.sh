@@ -12,8 +12,9 @@
 # line for each section. LONG=1 adds what takes longer.
 set -euo pipefail
 
+BASE_PORT=${ETCD_BASE_PORT:-27000}
+
 # shellcheck source=lib.sh
-BASE_PORT=${ETCD_BASE_PORT:-47000}
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 BINARY=${1:?usage: compare.sh BINARY [3.4|3.5]}
@@ -61,11 +62,7 @@ same_section() {
 }
 
 start_etcd etcd "$VERSION" "$BASE_PORT" 3
-if [[ $BINARY == etcd-* ]]; then
-    start_etcd here "${BINARY#etcd-}" $((BASE_PORT + 30)) 3
-else
-    start_kvorum here "$BINARY" $((BASE_PORT + 30)) 3
-fi
+start_cluster here "$BINARY" $((BASE_PORT + 30)) 3
 transcribe etcd "$BASE_PORT"
 transcribe here $((BASE_PORT + 30))
 ended=0

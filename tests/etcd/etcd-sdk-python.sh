@@ -4,7 +4,7 @@
 #
 #   tests/etcd/etcd-sdk-python.sh HOST:PORT
 #
-# They expect a cluster of three, with no keys but their own.
+# They expect no keys but their own.
 set -euo pipefail
 
 # shellcheck source=lib.sh
@@ -22,6 +22,8 @@ SKIPPED=(
     --deselect tests/test_client.py::TestClient::test_user_pwd_auth
     # These fail against etcd too. It takes etcdctl's answer to be that of a later one.
     --deselect tests/test_pyetcd.py::TestPyEtcd::test_get_revision
+    # The members must be called as pifpaf calls them.
+    --deselect tests/test_pyetcd.py::TestPyEtcd::test_member_list
     # They use a module that they do not import, and no server.
     --deselect tests/test_utils.py::TestUtils::test_prefix_range_end
     --deselect tests/test_utils.py::TestUtils::test_to_bytes

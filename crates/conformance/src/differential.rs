@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -58,6 +58,19 @@ impl Pair for Servers {
     fn may_differ(&self, step: &Step) -> bool {
         change_between(step, self.left.version(), self.right.version()).is_some()
     }
+}
+
+/// A server could not be asked any more; perhaps the sequence has ended its process.
+#[derive(Debug, thiserror::Error)]
+#[error("sequence {number} came to no end: {steps:#?}")]
+pub struct Stopped {
+    /// The number of the sequence.
+    pub number: u64,
+    /// The calls, of which one may be the reason.
+    pub steps: Vec<Step>,
+    /// What was noticed.
+    #[source]
+    pub source: ServerError,
 }
 
 /// A sequence on which the two servers differ, made as short as it could be.
@@ -184,14 +197,16 @@ pub fn run_sequence(
     plan: &Plan,
     number: u64,
     findings: &mut Findings,
-) -> Result<(), ServerError> {
+) -> Result<(), Stopped> {
     let mut runner = runner(plan.seed, number);
     let tree = sequences(plan.lengths.clone())
         .new_tree(&mut runner)
         .expect("no choice of a sequence is ever rejected");
-    let (left, right) = pair.answers(&tree.current())?;
+    let steps = tree.current();
+    let stopped = |source| Stopped { number, steps: steps.clone(), source };
+    let (left, right) = pair.answers(&steps).map_err(stopped)?;
     findings.sequences += 1;
-    match first_difference(pair, &tree.current(), &left, &right) {
+    match first_difference(pair, &steps, &left, &right) {
         None => findings.calls += left.len() as u64,
         Some((at, true)) => {
             findings.calls += at as u64;
@@ -199,7 +214,7 @@ pub fn run_sequence(
         }
         Some((at, false)) => {
             findings.calls += at as u64 + 1;
-            findings.differences.push(shorten(pair, runner, tree, number)?);
+            findings.differences.push(shorten(pair, runner, tree, number).map_err(stopped)?);
         }
     }
     Ok(())
@@ -238,15 +253,14 @@ fn shorten(
     Ok(Difference { number, steps, left, right, at })
 }
 
-/// Runs the plan with a worker for each pair of endpoints.
+/// Runs the plan with a worker for each pair of servers.
 ///
 /// # Errors
-/// When a server cannot be reached or asked.
-pub async fn run(plan: &Plan, pairs: &[(String, String)]) -> Result<Findings, ServerError> {
+/// When a server cannot be asked any more.
+pub async fn run(plan: &Plan, pairs: Vec<Servers>) -> Result<Findings, Stopped> {
     let next = Arc::new(AtomicU64::new(plan.first));
     let mut workers = Vec::new();
-    for (left, right) in pairs {
-        let mut servers = Servers::connect(left, right).await?;
+    for mut servers in pairs {
         let (plan, next) = (plan.clone(), Arc::clone(&next));
         workers.push(tokio::task::spawn_blocking(move || {
             let mut findings = Findings::default();
@@ -265,22 +279,6 @@ pub async fn run(plan: &Plan, pairs: &[(String, String)]) -> Result<Findings, Se
         findings.add(worker.await.expect("a worker does not panic")?);
     }
     Ok(findings)
-}
-
-/// Runs the plan, prints what was found, and tells whether the servers are alike.
-///
-/// # Errors
-/// When a server cannot be reached or asked.
-pub async fn compare(
-    plan: &Plan,
-    pairs: &[(String, String)],
-    out: &mut impl std::io::Write,
-) -> Result<bool, ServerError> {
-    let started = Instant::now();
-    let findings = run(plan, pairs).await?;
-    // Whoever does not listen is not told; the answer is the exit code.
-    let _ = out.write_all(findings.report(plan, started.elapsed()).as_bytes());
-    Ok(findings.differences.is_empty())
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
-use kvorum_conformance::differential::{self, Plan};
+use kvorum_conformance::differential::{self, Plan, Servers};
 use kvorum_conformance::watch;
 
 /// Compares a server with etcd, and checks the promises of its watches.
@@ -102,7 +102,8 @@ async fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // Nobody can be told that nobody can be told.
-            let _ = writeln!(io::stderr(), "error: {error}");
+            let reason = error.source().map_or(String::new(), |source| format!(": {source}"));
+            let _ = writeln!(io::stderr(), "error: {error}{reason}");
             ExitCode::from(2)
         }
     }
@@ -119,8 +120,14 @@ async fn compare(args: Compare) -> Result<bool, Box<dyn std::error::Error>> {
         lengths: args.steps,
         differences: args.differences,
     };
-    let pairs: Vec<_> = args.left.into_iter().zip(args.right).collect();
-    Ok(differential::compare(&plan, &pairs, &mut io::stdout()).await?)
+    let mut pairs = Vec::new();
+    for (left, right) in args.left.iter().zip(&args.right) {
+        pairs.push(Servers::connect(left, right).await?);
+    }
+    let started = Instant::now();
+    let findings = differential::run(&plan, pairs).await?;
+    io::stdout().write_all(findings.report(&plan, started.elapsed()).as_bytes())?;
+    Ok(findings.differences.is_empty())
 }
 
 async fn check_watches(args: Watch) -> Result<bool, Box<dyn std::error::Error>> {

@@ -48,9 +48,9 @@ pub struct Range {
     pub limit: i64,
     /// When it is read.
     pub revision: Revision,
-    /// None, ascending, descending, or a number that etcd does not know.
+    /// None, ascending, descending, or a number that is no order.
     pub order: i32,
-    /// Key, version, creation, modification, value, or a number that etcd does not know.
+    /// Key, version, creation, modification, or value.
     pub target: i32,
     /// Whether any node may answer from what it has.
     pub serializable: bool,
@@ -211,9 +211,9 @@ impl Range {
         }
     }
 
-    /// Whether the order or what it goes by is none that etcd knows.
-    pub fn sorts_by_unknown(&self) -> bool {
-        !(0..=2).contains(&self.order) || !(0..=4).contains(&self.target)
+    /// Whether its order is none.
+    pub fn has_unknown_order(&self) -> bool {
+        !(0..=2).contains(&self.order)
     }
 }
 
@@ -294,12 +294,6 @@ impl Txn {
             Op::Txn(txn) => txn.has_range(test),
             Op::Put(_) | Op::Delete(_) | Op::Nothing => false,
         })
-    }
-
-    /// Whether it, or one within it, is one that the test picks.
-    pub fn any(&self, test: &impl Fn(&Self) -> bool) -> bool {
-        let within = |op: &Op| matches!(op, Op::Txn(txn) if txn.any(test));
-        test(self) || self.success.iter().chain(&self.failure).any(within)
     }
 }
 

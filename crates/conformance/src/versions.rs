@@ -3,7 +3,7 @@
 //! The newest version is followed. A difference that stands here is no failure as long
 //! as one of the two servers claims to be older than the change and the other does not.
 
-use crate::step::Step;
+use crate::step::{Range, Step};
 
 /// A change of behaviour between versions of etcd.
 pub struct Change {
@@ -18,11 +18,11 @@ pub struct Change {
 /// Every known change, the oldest first.
 pub const CHANGES: [Change; 1] = [Change {
     since: (3, 6),
-    reason: "a sort order or target that is none is refused; earlier versions take it as no order",
-    concerns: |step| match step {
-        Step::Range(range) => range.sorts_by_unknown(),
-        Step::Txn(txn) => txn.has_range(&|range| range.sorts_by_unknown()),
-        _ => false,
+    reason: "an order that is none is refused; earlier versions take it for no order",
+    concerns: |step| {
+        let alone = matches!(step, Step::Range(range) if range.has_unknown_order());
+        let within = matches!(step, Step::Txn(txn) if txn.has_range(&Range::has_unknown_order));
+        alone || within
     },
 }];
 

@@ -15,7 +15,7 @@ use pb::request_op::Request;
 use pb::watch_client::WatchClient;
 use pb::watch_request::RequestUnion;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -172,10 +172,10 @@ pub async fn observe(plan: &Plan) -> Result<Report, ServerError> {
 
     let writes = Arc::new(Mutex::new(Vec::new()));
     let end = Instant::now() + plan.duration;
-    let writers: Vec<_> = (0..plan.writers)
+    let tasks: Vec<_> = (0..plan.writers)
         .map(|number| tokio::spawn(write(nodes.clone(), plan.seed, number, end, writes.clone())))
         .collect();
-    for writer in writers {
+    for writer in tasks {
         writer.await.expect("a writer does not panic");
     }
     let last = write_last(&nodes, plan, &writes).await?;
@@ -261,11 +261,11 @@ async fn commit(
 ) -> Result<Option<i64>, Status> {
     let success = changes.iter().map(|(key, value)| operation(key.clone(), value.clone())).collect();
     let answer = kv.txn(pb::TxnRequest { success, ..Default::default() }).await?.into_inner();
-    let changed = answer.responses.iter().any(|op| match &op.response {
+    let took_effect = answer.responses.iter().any(|op| match &op.response {
         Some(pb::response_op::Response::ResponseDeleteRange(deleted)) => deleted.deleted > 0,
         _ => true,
     });
-    Ok(answer.header.filter(|_| changed).map(|header| header.revision))
+    Ok(answer.header.filter(|_| took_effect).map(|header| header.revision))
 }
 
 /// Writes until the end, going on with another node when one fails.
@@ -368,6 +368,8 @@ struct Place {
     next: Option<i64>,
     /// How many messages of the history stay if the connection is lost now.
     kept: usize,
+    /// When it asks how far it is.
+    asks: Instant,
 }
 
 /// Watches until the goal has been told, or its time is over.
@@ -378,7 +380,7 @@ async fn follow(
     number: usize,
     mut goal: watch::Receiver<Option<(i64, Instant)>>,
 ) -> Watcher {
-    let mut place = Place { next: watcher.from, kept: 0 };
+    let mut place = Place { next: watcher.from, kept: 0, asks: Instant::now() + PROGRESS };
     let mut at = number;
     loop {
         let request = pb::WatchCreateRequest {
@@ -390,7 +392,7 @@ async fn follow(
             fragment: number % 4 == 3,
             ..Default::default()
         };
-        if let Ok(mut stream) = open(nodes.channel(at), request, number % 2 == 0).await {
+        if let Ok(mut stream) = open(nodes.channel(at), request, number.is_multiple_of(2)).await {
             while listen(&mut stream, &mut watcher, &mut place, plan.progress, &mut goal).await {}
         }
         let goal = *goal.borrow();
@@ -426,24 +428,24 @@ async fn listen(
     }
     tokio::select! {
         told = stream.told.message() => match told {
-            Ok(Some(message)) => note(message, watcher, place),
+            Ok(Some(message)) => note(&message, watcher, place),
             Ok(None) | Err(_) => false,
         },
-        _ = goal.changed() => true,
-        () = sleep(PROGRESS) => {
-            if progress {
-                let request = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
-                // A full queue is a stream that does not go on, which will be noticed.
-                let _ = stream.asked.try_send(pb::WatchRequest { request_union: Some(request) });
-            }
+        changed = goal.changed() => changed.is_ok(),
+        () = sleep_until(reached.map_or(place.asks, |(_, end)| end)), if reached.is_some() => true,
+        () = sleep_until(place.asks), if progress => {
+            place.asks = Instant::now() + PROGRESS;
+            let request = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
+            // A full queue is a stream that does not go on, which will be noticed.
+            let _ = stream.asked.try_send(pb::WatchRequest { request_union: Some(request) });
             true
         }
     }
 }
 
 /// Writes a message into the history; false when the server ended the watch.
-fn note(message: pb::WatchResponse, watcher: &mut Watcher, place: &mut Place) -> bool {
-    let revision = message.header.map_or(0, |header| header.revision);
+fn note(message: &pb::WatchResponse, watcher: &mut Watcher, place: &mut Place) -> bool {
+    let revision = message.header.as_ref().map_or(0, |header| header.revision);
     if message.canceled {
         return false;
     }

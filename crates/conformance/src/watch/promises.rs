@@ -196,10 +196,10 @@ impl Judge<'_> {
             .collect();
         for (at, key) in missing {
             let begun = self.told.range((at, Bytes::new())..).next().is_some_and(|(told, _)| *told == at);
-            let promise = match otherwise {
-                Promise::Reliable if begun => Promise::Atomic,
-                Promise::Reliable if self.resumed => Promise::Resumable,
-                other => other,
+            let promise = match (otherwise == Promise::Reliable, begun, self.resumed) {
+                (true, true, _) => Promise::Atomic,
+                (true, false, true) => Promise::Resumable,
+                (true, false, false) | (false, ..) => otherwise,
             };
             self.violated(promise, format!("{key:?} at {at} is left out, and {revision} is told"));
         }
