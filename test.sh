@@ -101,7 +101,7 @@ case ${1:-all} in
         checks
         unit
         cluster
-        etcd
+        etcd "${@:2}"
         ;;
     *) "$@" ;;
 esac

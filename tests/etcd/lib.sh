@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # What the scripts under tests/etcd share: the pinned versions of what they install,
 # how each is installed into the cache, and how servers are started, waited for and
 # ended. Sourced, never run.
@@ -141,7 +141,7 @@ require_free_port() {
 
 # endpoints BASE COUNT: the client endpoints of a cluster whose ports begin at BASE.
 endpoints() {
-    local node list=
+    local node list=''
     for ((node = 0; node < $2; node++)); do list+=,127.0.0.1:$(($1 + node)); done
     printf '%s\n' "${list#,}"
 }
@@ -158,7 +158,7 @@ show_logs() {
 # start_etcd NAME VERSION BASE COUNT [FLAG...]: clients connect to the ports from BASE,
 # peers to the ports from BASE + 10.
 start_etcd() {
-    local name=$1 version=$2 base=$3 count=$4 node peers= program fsync=()
+    local name=$1 version=$2 base=$3 count=$4 node peers='' program fsync=()
     shift 4
     program=$(etcd_of "$version" etcd)
     # These servers are judged by their answers; nothing cuts their power.
