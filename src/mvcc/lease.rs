@@ -120,16 +120,13 @@ impl WriteSession<'_> {
 
     /// Where the lease clock stands, in milliseconds.
     pub fn lease_clock(&self) -> Result<u64, StorageError> {
-        let set_here = self.committed.leases.iter().rev().find_map(|change| match change {
-            LeaseChange::Clock(clock) => Some(*clock),
-            LeaseChange::Set(_) | LeaseChange::Removed(_) => None,
-        });
-        set_here.map_or_else(|| stored_clock(self.shared), Ok)
+        self.lease_clock.map_or_else(|| stored_clock(self.shared), Ok)
     }
 
     /// Sets the lease clock.
     pub fn set_lease_clock(&mut self, clock: u64) {
         self.batch.put(self.families.meta, LEASE_CLOCK_CELL, &clock.to_le_bytes());
+        self.lease_clock = Some(clock);
         self.committed.leases.push(LeaseChange::Clock(clock));
     }
 

@@ -56,8 +56,7 @@ impl Source for View<'_> {
         count_only: bool,
         visit: Visit<'_>,
     ) -> Result<(), StorageError> {
-        let bounds = Bounds { start: keys.start().clone(), end: keys.end(), bypass_cache: count_only };
-        View::walk(self, &bounds, at.unwrap_or(self.head.revision), |key, stored| {
+        View::walk(self, &Bounds::of(keys, count_only), at.unwrap_or(self.head.revision), |key, stored| {
             let (header, value) = Record::decode_header(stored).map_err(corrupt_record)?;
             visit(&Found { key, header, value })
         })

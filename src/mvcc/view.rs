@@ -18,6 +18,7 @@ use super::{
 use crate::codec::DecodeError;
 use crate::engine::{Cursor, DbView, Scan};
 use crate::error::StorageError;
+use crate::keyspace::KeyRange;
 
 /// Entries that a cursor steps over before it seeks: a step is many times
 /// cheaper, but a key may have any number of versions.
@@ -96,7 +97,7 @@ impl Store {
         let mut page = Page { revision: view.head.revision, at, items: Vec::new(), more: false, count: None };
         if query.count_only {
             let mut count = 0;
-            view.walk(&Bounds::of(query), at, |_, _| {
+            view.walk(&Bounds::of_query(query), at, |_, _| {
                 count += 1;
                 Ok(ControlFlow::Continue(()))
             })?;
@@ -104,7 +105,7 @@ impl Store {
             return Ok(page);
         }
         let mut room = query.max_bytes;
-        view.walk(&Bounds::of(query), at, |key, stored| {
+        view.walk(&Bounds::of_query(query), at, |key, stored| {
             let (header, value) = Record::decode_header(stored).map_err(corrupt_record)?;
             let value = if query.keys_only { &[] } else { value };
             let size = key.len() + value.len();
@@ -239,8 +240,27 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    fn of(query: &RangeQuery) -> Self {
+    /// Those of `keys`. Counting is kept out of the cache.
+    pub(super) fn of(keys: &KeyRange, count_only: bool) -> Self {
+        Self { start: keys.start().clone(), end: keys.end(), bypass_cache: count_only }
+    }
+
+    fn of_query(query: &RangeQuery) -> Self {
         Self { start: query.start.clone(), end: query.end.clone(), bypass_cache: query.count_only }
+    }
+
+    /// Whether no key can be within.
+    pub(super) fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+
+    /// The scan of a family whose keys are plain.
+    pub(super) fn scan(&self) -> Scan {
+        Scan {
+            start: Some(self.start.to_vec()),
+            end: self.end.as_ref().map(|end| end.to_vec()),
+            bypass_cache: self.bypass_cache,
+        }
     }
 }
 
@@ -272,7 +292,7 @@ impl<'a> View<'a> {
         at: i64,
         visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StorageError>,
     ) -> Result<(), StorageError> {
-        if bounds.end.as_ref().is_some_and(|end| *end <= bounds.start) {
+        if bounds.is_empty() {
             return Ok(());
         }
         if at == self.head.revision { self.walk_now(bounds, visit) } else { self.walk_at(bounds, at, visit) }
@@ -341,12 +361,7 @@ impl<'a> View<'a> {
     }
 
     fn current(&self, bounds: &Bounds) -> Result<Cursor<'_>, StorageError> {
-        let scan = Scan {
-            start: Some(bounds.start.to_vec()),
-            end: bounds.end.as_ref().map(|end| end.to_vec()),
-            bypass_cache: bounds.bypass_cache,
-        };
-        let mut cursor = self.db.cursor(self.shared.family(CURRENT), scan);
+        let mut cursor = self.db.cursor(self.shared.family(CURRENT), bounds.scan());
         cursor.first()?;
         Ok(cursor)
     }

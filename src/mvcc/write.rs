@@ -50,6 +50,8 @@ pub struct WriteSession<'a> {
     pub(super) leases: BTreeMap<i64, Option<Lease>>,
     /// Attachments of keys to leases that were made or undone.
     pub(super) attachments: BTreeMap<(i64, Bytes), bool>,
+    /// Where the lease clock stands, if it was moved.
+    pub(super) lease_clock: Option<u64>,
     /// The changes of one command share a revision while this is set.
     joined: Option<Joined>,
     pub(super) committed: Committed,
@@ -94,6 +96,7 @@ impl<'a> WriteSession<'a> {
             dedup: BTreeMap::new(),
             leases: BTreeMap::new(),
             attachments: BTreeMap::new(),
+            lease_clock: None,
             joined: None,
             committed: Committed::default(),
             scratch: Vec::new(),
@@ -344,18 +347,11 @@ impl Source for WriteSession<'_> {
         count_only: bool,
         visit: Visit<'_>,
     ) -> Result<(), StorageError> {
-        let end = keys.end();
-        if end.as_ref().is_some_and(|end| end <= keys.start()) {
-            return Ok(());
+        if at.is_some() {
+            return Source::walk(&View::new(self.shared)?, keys, at, count_only, visit);
         }
-        let bounds = Bounds { start: keys.start().clone(), end, bypass_cache: count_only };
-        match at {
-            Some(at) => View::new(self.shared)?.walk(&bounds, at, |key, stored| {
-                let (header, value) = Record::decode_header(stored).map_err(corrupt_record)?;
-                visit(&Found { key, header, value })
-            }),
-            None => self.walk_now(&bounds, visit),
-        }
+        let bounds = Bounds::of(keys, count_only);
+        if bounds.is_empty() { Ok(()) } else { self.walk_now(&bounds, visit) }
     }
 }
 
@@ -377,12 +373,7 @@ impl WriteSession<'_> {
     fn walk_now(&self, bounds: &Bounds, visit: Visit<'_>) -> Result<(), StorageError> {
         let upper = bounds.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let mut changed = self.records.range((Bound::Included(bounds.start.clone()), upper)).peekable();
-        let scan = Scan {
-            start: Some(bounds.start.to_vec()),
-            end: bounds.end.as_ref().map(|end| end.to_vec()),
-            bypass_cache: bounds.bypass_cache,
-        };
-        let mut stored: Cursor<'_> = self.shared.db.cursor(self.families.current, scan);
+        let mut stored: Cursor<'_> = self.shared.db.cursor(self.families.current, bounds.scan());
         stored.first()?;
         loop {
             // What the session holds of a key comes before what is stored of it.
