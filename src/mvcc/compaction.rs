@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -68,23 +69,20 @@ impl Reclaimer {
         }
     }
 
-    /// Waits until all below `compacted` is removed.
-    pub(super) fn wait(&self, compacted: i64) -> Result<(), StorageError> {
+    /// Waits until all below `compacted` is removed, but not past `until`; answers
+    /// whether it is.
+    pub(super) fn wait(&self, compacted: i64, until: Instant) -> Result<bool, StorageError> {
         let mut state = self.progress.state.lock();
         loop {
             if let Some(error) = &state.failed {
                 return Err(error.clone());
             }
             if state.done >= compacted {
-                return Ok(());
+                return Ok(true);
             }
-            if state.stopping {
-                return Err(StorageError::Database {
-                    action: "waiting for compacted revisions to be removed",
-                    reason: "the store is being closed".to_owned(),
-                });
+            if self.progress.changed.wait_until(&mut state, until).timed_out() {
+                return Ok(false);
             }
-            self.progress.changed.wait(&mut state);
         }
     }
 }

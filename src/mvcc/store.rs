@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -93,13 +94,15 @@ impl Store {
         self.shared.head().compacted
     }
 
-    /// Waits until the disk has been given back what was compacted up to now.
+    /// Waits until all that was compacted up to now is removed, but not past
+    /// `until`; answers whether it is.
     ///
     /// # Errors
-    /// When the storage failed meanwhile, or the store is being closed.
-    pub fn wait_reclaimed(&self) -> Result<(), StorageError> {
+    /// When the storage failed meanwhile.
+    pub fn wait_reclaimed(&self, until: Instant) -> Result<bool, StorageError> {
         let compacted = self.compacted_revision();
-        self.shared.reclaimer.as_ref().map_or(Ok(()), |reclaimer| reclaimer.wait(compacted))
+        // What is open for reading only removes nothing.
+        self.shared.reclaimer.as_ref().map_or(Ok(false), |reclaimer| reclaimer.wait(compacted, until))
     }
 
     /// A blob that was stored under `name` by [`WriteSession::set_meta`].

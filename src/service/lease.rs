@@ -15,10 +15,10 @@ use super::consensus::RETRY_PAUSE;
 use super::handle::{Inner, RequestCounters, Service};
 use super::kv::Consistency;
 use super::renewals::{Renew, Renewed};
-use super::txn::MAX_ANSWER_BYTES;
 use crate::command::{Command, Outcome, OutcomeResult, Write};
 use crate::error::Error;
 use crate::mvcc::{ReadError, Store};
+use crate::store::MAX_ANSWER_BYTES;
 
 /// Longest time to live that can be asked for, in seconds.
 pub const MAX_LEASE_TTL: i64 = 9_000_000_000;

@@ -17,11 +17,9 @@ use super::handle::{RequestCounters, Service, View};
 use super::lease_clock::{LeaseClock, Step};
 use crate::command::{Command, OutcomeResult, Write};
 use crate::openraft_network::forward::ForwardError;
-use crate::store::LeaseTable;
 use crate::store::lease_table::Upcoming;
+use crate::store::{LeaseTable, MAX_LEASES_ENDED};
 
-/// Most leases that one command ends, so that applying it holds nobody up.
-const MAX_BATCH: usize = 500;
 /// How long to wait after something did not work.
 const RETRY: Duration = Duration::from_millis(200);
 /// Bounds of the pause after a command that ended leases: others' writes get at
@@ -152,9 +150,9 @@ impl<L: Leader, F: Fn() -> Option<L> + Send> Lessor<'_, F> {
         // A leader that nobody follows any more had better leave its leases alone.
         node.confirm().await?;
         let leases = node.leases();
-        let due = leases.due(time, MAX_BATCH);
+        let due = leases.due(time, MAX_LEASES_ENDED);
         // Last: clients take them for gone already.
-        let ending = leases.ending(MAX_BATCH - due.len());
+        let ending = leases.ending(MAX_LEASES_ENDED - due.len());
         self.tick(node, time, [due.as_slice(), &ending].concat()).await?;
         node.count_expired(due.iter().filter(|id| leases.get(**id).is_none_or(|lease| lease.ending)).count());
         Ok(())

@@ -5,7 +5,6 @@
 //! they are; whatever may scan runs on a thread of its own, few at a time, and
 //! with a bound on what one answer may hold.
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::check::{check_range, check_txn};
@@ -14,11 +13,8 @@ use super::kv::Consistency;
 use crate::command::{Command, Idempotency, Op, OpOutcome, OutcomeResult, Txn, TxnOutcome, Write};
 use crate::error::Error;
 use crate::keyspace::{KeyRange, KeyValue, RangeRequest, RangeResult};
-use crate::mvcc::Lookup;
+use crate::store::MAX_ANSWER_BYTES;
 
-/// Most bytes of keys and values in one answer. etcd has no such bound; here it
-/// keeps a careless read from taking the node's memory.
-pub(super) const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Most single keys that a transaction reads where it is.
 const MAX_POINT_READS: usize = 16;
 /// Bytes of an operation's answer in a message, and of a key's record, besides
@@ -86,13 +82,12 @@ impl Service {
         check_range(&request)?;
         let deadline = Instant::now() + self.inner.options.request_timeout;
         self.wait_for(consistency, deadline).await?;
-        if let Some(key) = single_key(&request) {
-            let lookup = self.inner.store.store().get(key, None);
-            let lookup = lookup.map_err(|error| error.into_answer(self.node_id()))?;
-            return Ok((lookup.revision, found(&request, key, lookup)));
-        }
-        let (revision, found) =
-            self.scan(deadline, move |store| store.read(&request, MAX_ANSWER_BYTES)).await?;
+        let (revision, found) = if reads_one_key(&request) {
+            let read = self.inner.store.store().read(&request, MAX_ANSWER_BYTES);
+            read.map_err(|error| error.into_answer(self.node_id()))?
+        } else {
+            self.scan(deadline, move |store| store.read(&request, MAX_ANSWER_BYTES)).await?
+        };
         if found.truncated {
             return Err(Error::AnswerTooLarge { limit: MAX_ANSWER_BYTES });
         }
@@ -116,41 +111,42 @@ impl Service {
     /// Waits until this node holds nothing that only revisions below `revision`
     /// needed.
     async fn reclaimed(&self, revision: i64) -> Result<(), Error> {
+        let timeout = self.inner.options.request_timeout;
+        let deadline = Instant::now() + timeout;
+        let late = |what: &str| {
+            Error::StillRunning(format!(
+                "revision {revision} is compacted, but node {} {what}",
+                self.node_id()
+            ))
+        };
         // Compaction takes effect with the batch that applies it, and this node may
         // have forwarded it and not applied it yet.
         let mut applied = self.inner.store.watch_applied();
-        let timeout = self.inner.options.request_timeout;
         let reached = applied.wait_for(|_| self.inner.store.store().compacted_revision() >= revision);
-        match tokio::time::timeout(timeout, reached).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(self.state_machine_stopped()),
-            Err(_) => Err(Error::StillRunning(format!(
-                "revision {revision} is compacted, but node {} does not know it yet",
-                self.node_id()
-            ))),
+        match tokio::time::timeout_at(deadline, reached).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(self.state_machine_stopped()),
+            Err(_) => return Err(late("does not know it yet")),
         }
+        let store = self.inner.store.clone();
+        let until = deadline.into_std();
+        let waiting = self.inner.runtime.spawn_blocking(move || store.store().wait_reclaimed(until));
+        match waiting.await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(late("is still removing what it made obsolete")),
+            Ok(Err(error)) => Err(self.failed(&error)),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn failed(&self, error: &dyn std::error::Error) -> Error {
+        Error::Internal { node: self.node_id(), reason: error.to_string() }
     }
 }
 
-/// The key, if the request is for a single one as it is now.
-fn single_key(request: &RangeRequest) -> Option<&Bytes> {
-    match &request.keys {
-        KeyRange::One(key) if request.at.is_none() && request.limit != Some(0) => Some(key),
-        KeyRange::One(_) | KeyRange::From(_) | KeyRange::Between { .. } => None,
-    }
-}
-
-/// What a request for a single key answers.
-fn found(request: &RangeRequest, key: &Bytes, lookup: Lookup) -> RangeResult {
-    let Some(mut record) = lookup.record else { return RangeResult::default() };
-    let mut result = RangeResult { count: 1, ..RangeResult::default() };
-    if !request.count_only && request.revisions.admit(record.create_revision, record.mod_revision) {
-        if request.keys_only {
-            record.value = Bytes::new();
-        }
-        result.items.push(KeyValue { key: key.clone(), record });
-    }
-    result
+/// Whether the request is for a single key as it is now.
+fn reads_one_key(request: &RangeRequest) -> bool {
+    request.at.is_none() && matches!(request.keys, KeyRange::One(_))
 }
 
 /// Whether the transaction reads a few single keys of the present and no more.
@@ -159,7 +155,7 @@ fn reads_single_keys(txn: &Txn) -> bool {
     reads <= MAX_POINT_READS
         && txn.compares.iter().all(|compare| matches!(compare.keys, KeyRange::One(_)))
         && txn.success.iter().chain(&txn.failure).all(|op| match op {
-            Op::Range(request) => single_key(request).is_some(),
+            Op::Range(request) => reads_one_key(request),
             Op::Put(_) | Op::Delete(_) | Op::Txn(_) => false,
         })
 }
@@ -190,37 +186,14 @@ fn item_bytes(item: &KeyValue) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::command::{Compare, Outcome, Relation, Target};
-    use crate::keyspace::{Record, RevisionBounds};
+    use crate::keyspace::Record;
 
     fn one(key: &'static str) -> KeyRange {
         KeyRange::One(Bytes::from_static(key.as_bytes()))
-    }
-
-    fn lookup() -> Lookup {
-        let value = Bytes::from_static(b"v");
-        let record = Record { value, create_revision: 3, mod_revision: 7, version: 2, lease: 0 };
-        Lookup { revision: 9, record: Some(record) }
-    }
-
-    #[test]
-    fn a_single_key_is_answered_as_a_range_of_one() {
-        let request = RangeRequest::of(one("k"));
-        let key = single_key(&request).unwrap();
-        let all = found(&request, key, lookup());
-        assert_eq!((all.count, all.items.len(), all.more, all.truncated), (1, 1, false, false));
-        assert_eq!(all.items[0].record.value, "v");
-        assert_eq!(found(&request, key, Lookup { revision: 9, record: None }), RangeResult::default());
-
-        let keys_only = found(&RangeRequest { keys_only: true, ..request.clone() }, key, lookup());
-        assert_eq!(keys_only.items[0].record.value, "");
-        let count_only = found(&RangeRequest { count_only: true, ..request.clone() }, key, lookup());
-        assert_eq!((count_only.count, count_only.items.len()), (1, 0));
-        // The count is of all keys, whatever the bounds.
-        let revisions = RevisionBounds { min_mod: 8, ..RevisionBounds::default() };
-        let newer = found(&RangeRequest { revisions, ..request.clone() }, key, lookup());
-        assert_eq!((newer.count, newer.items.len()), (1, 0));
     }
 
     #[test]
@@ -246,7 +219,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_weighed_as_it_is_sent() {
-        let Lookup { record: Some(record), .. } = lookup() else { unreachable!() };
+        let record =
+            Record { value: Bytes::new(), create_revision: 3, mod_revision: 7, version: 2, lease: 0 };
         let item = |size: usize| {
             let record = Record { value: vec![7; size].into(), ..record.clone() };
             KeyValue { key: Bytes::from_static(b"key"), record }

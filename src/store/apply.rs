@@ -7,6 +7,7 @@
 use bytes::{BufMut, Bytes};
 use twox_hash::XxHash3_64;
 
+use super::lease_table::SLACK_MS;
 use crate::codec::{DecodeError, Reader, put_bytes};
 use crate::command::{
     Command, Condition, Idempotency, Op, Outcome, OutcomeResult, Proposal, Rejection, Write,
@@ -31,15 +32,13 @@ const CLEARED_PER_COMMAND: usize = 8;
 /// million keys never makes other writes wait.
 const MAX_KEYS_REVOKED: usize = 1_000;
 /// How many leases one command ends at most, for the same reason.
-const MAX_LEASES_ENDED: usize = 500;
+pub const MAX_LEASES_ENDED: usize = 500;
 /// The shortest time to live, in seconds. A shorter one could end during an
 /// election.
 const MIN_LEASE_TTL: i64 = 2;
-/// What every lease lives longer than its time to live, in milliseconds: as much
-/// as the lease clock may be behind the leader's, so that none ends early.
-const LEASE_SLACK_MS: u64 = 1_000;
-/// Bytes of items that one range in a transaction answers at most.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Bytes of items that one range read answers at most, alone or in a transaction.
+/// etcd has no such bound; here it keeps a careless read from taking the memory.
+pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Bytes of an answer that are remembered for an idempotency token.
 const MAX_REMEMBERED_BYTES: usize = 64 << 10;
 
@@ -199,7 +198,7 @@ fn grant(session: &mut WriteSession<'_>, id: i64, ttl: i64) -> Result<OutcomeRes
 
 fn expiry(clock: u64, ttl: i64) -> u64 {
     let ttl_ms = ttl.unsigned_abs().saturating_mul(1_000);
-    clock.saturating_add(ttl_ms).saturating_add(LEASE_SLACK_MS)
+    clock.saturating_add(ttl_ms).saturating_add(SLACK_MS)
 }
 
 fn revoke(session: &mut WriteSession<'_>, id: i64) -> Result<OutcomeResult, StorageError> {
