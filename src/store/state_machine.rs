@@ -442,8 +442,8 @@ impl StateMachineStore {
             put_stored_membership(&mut out, &applied.membership);
             session.set_meta(MEMBERSHIP, out);
         }
-        let committed = session.commit()?;
-        self.shared.leases.apply(&committed.leases);
+        let lease_changes = session.commit()?;
+        self.shared.leases.apply(&lease_changes);
         if let Some(known_nodes) = known_nodes {
             *self.shared.known_nodes.lock() = known_nodes;
         }
