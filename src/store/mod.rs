@@ -14,6 +14,7 @@ pub mod log_store;
 pub mod snapshot;
 pub mod state_machine;
 
+mod generation;
 mod log_cache;
 mod log_db;
 mod log_writer;

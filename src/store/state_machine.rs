@@ -12,11 +12,10 @@
 //! the file `CURRENT` switches to it at once or not at all (I6).
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -29,10 +28,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::apply;
-use super::data_dir::{DataDir, sync_dir, write_atomically};
+use super::data_dir::DataDir;
+use super::generation::{self, Generation};
 use super::lease_table::LeaseTable;
 use super::log_codec::{put_log_id, put_stored_membership, read_log_id, read_stored_membership};
-use super::snapshot::{self, SnapshotDir, link_files, remove_dir};
+use super::snapshot::{self, SnapshotDir};
 use crate::codec::Reader;
 use crate::command::{Outcome, OutcomeResult};
 use crate::engine::EngineOptions;
@@ -44,7 +44,6 @@ const APPLIED: &str = "applied";
 const MEMBERSHIP: &str = "membership";
 const KNOWN_NODES: &str = "known_nodes";
 const META_VERSION: u8 = 1;
-const FIRST_GENERATION: u64 = 1;
 /// Most entries in one write batch. Large enough to amortise the batch, small
 /// enough that the first writer's answer isn't held up for long.
 const MAX_BATCH_ENTRIES: usize = 1024;
@@ -125,71 +124,6 @@ fn read_known_nodes(store: &Store) -> Result<BTreeSet<NodeId>, StorageError> {
     read().map_err(|source| StorageError::Corrupt { what: "the list of known nodes", source })
 }
 
-/// One generation of the state: an open store, and its folder if that must go.
-#[derive(Debug)]
-struct Generation {
-    /// Taken by `drop`, which must close RocksDB before it removes files.
-    store: Option<Store>,
-    number: u64,
-    path: PathBuf,
-    retired: AtomicBool,
-}
-
-impl Generation {
-    /// The generation `number`, which a start finds under its name in `CURRENT`.
-    fn open(state: &Path, number: u64, options: &EngineOptions) -> Result<Self, StorageError> {
-        let path = state.join(generation_name(number));
-        let store = Store::open(&path, options)?;
-        Ok(Self { store: Some(store), number, path, retired: AtomicBool::new(false) })
-    }
-
-    /// A new generation that holds what `snapshot` holds. It is on disk when this
-    /// returns, and goes again unless it is [kept](Self::keep).
-    fn from_snapshot(
-        state: &Path,
-        number: u64,
-        snapshot: &SnapshotDir,
-        options: &EngineOptions,
-    ) -> Result<Self, StorageError> {
-        let path = state.join(generation_name(number));
-        let mut generation = Self { store: None, number, path, retired: AtomicBool::new(true) };
-        link_files(snapshot, &generation.path)?;
-        generation.store = Some(Store::open(&generation.path, options)?);
-        // Its name must be on disk before `CURRENT` can say it.
-        sync_dir(state)?;
-        Ok(generation)
-    }
-
-    /// Lets the folder stay when this is dropped.
-    fn keep(&self) {
-        self.retired.store(false, Ordering::Release);
-    }
-
-    /// Lets the folder go when the last reader does.
-    fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
-    }
-
-    fn store(&self) -> &Store {
-        self.store.as_ref().expect("a generation that is handed out has its store until drop")
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        self.store = None;
-        if self.retired.load(Ordering::Acquire)
-            && let Err(error) = remove_dir(&self.path)
-        {
-            tracing::warn!(%error, "a superseded state could not be removed; it is retried at the next start");
-        }
-    }
-}
-
-fn generation_name(number: u64) -> String {
-    format!("gen-{number:06}")
-}
-
 /// Figures of the state machine that only go up.
 #[derive(Debug, Default)]
 pub struct ApplyCounters {
@@ -266,7 +200,7 @@ impl StateMachineStore {
         durable_log: watch::Receiver<Option<LogId>>,
     ) -> Result<Self, StorageError> {
         let state = data.state();
-        let generation = open_current_generation(&state, options)?;
+        let generation = generation::open_current(&state, options)?;
         let applied = read_applied(generation.store())?;
         let snapshots = data.snapshots();
         let snapshot = snapshot::recover(&snapshots)?;
@@ -499,7 +433,7 @@ impl StateMachineStore {
     fn install(&self, meta: &SnapshotMeta, received: &SnapshotDir) -> Result<(), StorageError> {
         let shared = &self.shared;
         let previous = shared.generation.load_full();
-        let number = unused_generation(&shared.state, previous.number);
+        let number = generation::unused(&shared.state, previous.number());
         let generation = Generation::from_snapshot(&shared.state, number, received, &shared.options)?;
         let applied = read_applied(generation.store())?;
         let holds = applied.clone().into_meta();
@@ -522,7 +456,7 @@ impl StateMachineStore {
         }
         // From here on a restart may open the new generation, even if this fails.
         generation.keep();
-        set_current_generation(&shared.state, number)?;
+        generation::set_current(&shared.state, number)?;
         *shared.known_nodes.lock() = known_nodes;
         // Before the applied index is known: whoever waited for it must find them.
         shared.leases.load(generation.store())?;
@@ -555,84 +489,6 @@ fn off_the_runtime<T>(is_large: bool, work: impl FnOnce() -> T) -> T {
     let can_move = is_large
         && Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
     if can_move { tokio::task::block_in_place(work) } else { work() }
-}
-
-/// Opens the generation that is in use, the first one at the first start, and
-/// removes what an interrupted installation left behind.
-fn open_current_generation(state: &Path, options: &EngineOptions) -> Result<Generation, StorageError> {
-    let others = generations(state)?;
-    let Some(number) = current_generation(state)? else {
-        // The first start, or one that was interrupted. Anything else means that
-        // `CURRENT` was lost, and to guess would be to lose the state as well.
-        if let Some(name) = others.iter().find(|name| **name != generation_name(FIRST_GENERATION)) {
-            return Err(StorageError::File {
-                action: "opening the state in",
-                path: state.into(),
-                reason: format!("it holds {name}, but CURRENT, which names the state in use, is missing"),
-            });
-        }
-        let generation = Generation::open(state, FIRST_GENERATION, options)?;
-        sync_dir(state)?;
-        set_current_generation(state, FIRST_GENERATION)?;
-        return Ok(generation);
-    };
-    let current = generation_name(number);
-    // An empty state in its place would be one that forgot what it acknowledged.
-    if !others.contains(&current) {
-        return Err(StorageError::File {
-            action: "opening the state in",
-            path: state.join(current),
-            reason: "the folder is missing, but CURRENT names it".to_owned(),
-        });
-    }
-    let generation = Generation::open(state, number, options)?;
-    for name in others.into_iter().filter(|name| *name != current) {
-        remove_dir(&state.join(name))?;
-    }
-    Ok(generation)
-}
-
-/// The number that `CURRENT` names; `None` if there is no such file.
-fn current_generation(state: &Path) -> Result<Option<u64>, StorageError> {
-    let path = state.join("CURRENT");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StorageError::file("reading", &path, &error)),
-    };
-    let number = text.trim().strip_prefix("gen-").and_then(|number| number.parse().ok());
-    number.map(Some).ok_or_else(|| StorageError::File {
-        action: "understanding",
-        path,
-        reason: format!("it names {text:?}, which is no generation"),
-    })
-}
-
-fn set_current_generation(state: &Path, number: u64) -> Result<(), StorageError> {
-    write_atomically(state, "CURRENT", generation_name(number).as_bytes())
-}
-
-/// The names of all generations that lie in `state`.
-fn generations(state: &Path) -> Result<Vec<String>, StorageError> {
-    let failed = |error: io::Error| StorageError::file("reading the folder", state, &error);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(state).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("gen-") {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-/// A number after `current` that no folder has: after a switch whose end is not
-/// known, `CURRENT` on disk may already name the next one.
-fn unused_generation(state: &Path, current: u64) -> u64 {
-    let mut number = current + 1;
-    while state.join(generation_name(number)).exists() {
-        number += 1;
-    }
-    number
 }
 
 /// The sequence number after the one in the name of a snapshot.
