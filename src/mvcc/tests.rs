@@ -15,6 +15,7 @@ use crate::engine::{Batch, Db, Journal};
 
 mod model;
 mod rates;
+mod txn;
 
 use model::{Model, Op, Step, query, steps};
 
