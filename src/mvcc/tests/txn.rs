@@ -145,11 +145,12 @@ impl Run<'_> {
                 let revision = self.revision();
                 let kept = previous.as_ref();
                 let record = Record {
-                    value: put.value.clone().or(kept.map(|kept| kept.value.clone())).unwrap(),
+                    // Nothing is left to keep of a key that the same transaction removed.
+                    value: put.value.clone().or(kept.map(|kept| kept.value.clone())).unwrap_or_default(),
                     create_revision: kept.map_or(revision, |kept| kept.create_revision),
                     mod_revision: revision,
                     version: kept.map_or(1, |kept| kept.version + 1),
-                    lease: put.lease.or(kept.map(|kept| kept.lease)).unwrap(),
+                    lease: put.lease.or(kept.map(|kept| kept.lease)).unwrap_or_default(),
                 };
                 self.state.insert(put.key.clone(), record);
                 let previous = previous.filter(|_| put.want_previous);
@@ -209,7 +210,9 @@ fn find(state: &State, request: &RangeRequest) -> RangeResult {
         items.truncate(limit as usize);
     }
     if request.keys_only {
-        items.iter_mut().for_each(|item| item.record.value = Bytes::new());
+        for item in &mut items {
+            item.record.value = Bytes::new();
+        }
     }
     result.items = items;
     result
@@ -352,7 +355,7 @@ fn reclaim(store: &Store) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn transactions_reads_and_compactions_do_what_the_model_does(steps in steps()) {

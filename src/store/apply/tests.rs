@@ -7,6 +7,8 @@ use super::*;
 use crate::engine::EngineOptions;
 use crate::mvcc::Store;
 
+mod leases;
+
 const TERM: u64 = 3;
 
 /// Does what the state machine does with an entry of the log.
