@@ -40,9 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build(&PACKAGES.map(|package| format!(".{package}")))?;
     for package in PACKAGES {
         let path = out.join(format!("{package}.serde.rs"));
-        if path.exists() {
-            fs::write(&path, accept_null(&fs::read_to_string(&path)?)?)?;
-        }
+        fs::write(&path, accept_null(&fs::read_to_string(&path)?)?)?;
     }
 
     write_methods(&compiler.descriptor_pool(), &out.join("methods.rs"))

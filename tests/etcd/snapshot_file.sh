@@ -9,23 +9,18 @@
 # when there is none, nothing is tested and the exit code is 77. Of two etcds that
 # restored the same file, the hashes of all keys must be equal.
 #
-# It stops at the first wrong answer and shows the end of etcd's log. It waits for
-# conditions, each with a deadline, and never for a time. It ends only the processes
-# that it started. It listens on SNAPSHOT_BASE_PORT and the port after it.
+# It stops at the first wrong answer and shows the end of etcd's log. Clients connect to
+# SNAPSHOT_BASE_PORT, peers to ten above it. The default is below the ports that the
+# system gives to connections, and above those of run.sh.
 set -euo pipefail
+
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 SAMPLE=${1:?usage: snapshot_file.sh SAMPLE [FOLDER...]}
 shift
-BASE_PORT=${SNAPSHOT_BASE_PORT:-45000}
-DEADLINE=${SNAPSHOT_DEADLINE_SECONDS:-30}
+BASE_PORT=${SNAPSHOT_BASE_PORT:-27400}
 LARGE_KEYS=${SNAPSHOT_LARGE_KEYS:-20000}
-
-CLIENT_URL=http://127.0.0.1:$BASE_PORT
-PEER_URL=http://127.0.0.1:$((BASE_PORT + 1))
-
-say() {
-    printf '%s\n' "$*" >&2
-}
 
 if (($# == 0)); then
     found=$(command -v etcd) || {
@@ -35,14 +30,11 @@ if (($# == 0)); then
     set -- "$(dirname "$found")"
 fi
 
-# Nothing from the caller's shell may configure etcd.
-for variable in "${!ETCD@}"; do unset "$variable"; done
-unset http_proxy HTTP_PROXY all_proxy ALL_PROXY
-export ETCDCTL_API=3
-
-WORK=$(mktemp -d)
-SERVER=''
 FOLDER=''
+FOUND_PATH=$PATH
+# Where etcd keeps its data and its log when it is started under the name `one`.
+DATA=$ETCD_WORK/one-0
+LOG=$ETCD_WORK/one-0.log
 part=''
 
 # ---- reporting ----
@@ -54,67 +46,38 @@ begin() {
 
 fail() {
     say "FAILED in part $part: $*"
-    if [[ -s $WORK/etcd.log ]]; then
-        say '---- the end of the log of etcd'
-        tail -n 40 "$WORK/etcd.log" >&2
-    fi
+    show_logs one
     exit 1
 }
-
-# shellcheck disable=SC2329  # called by the trap
-clean_up() {
-    local status=$?
-    trap - EXIT INT TERM
-    if [[ -n $SERVER ]]; then
-        kill -9 "$SERVER" 2>/dev/null || true
-        wait "$SERVER" 2>/dev/null || true
-    fi
-    rm -rf "$WORK"
-    exit "$status"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 # ---- etcd ----
 
 control() {
-    "$FOLDER/etcdctl" --endpoints "$CLIENT_URL" --command-timeout 60s "$@"
+    etcdctl --endpoints "127.0.0.1:$BASE_PORT" --command-timeout 60s "$@"
 }
 
 # The tool for files moved from etcdctl to etcdutl with 3.5.
 file_tool() {
-    if [[ -x $FOLDER/etcdutl ]]; then "$FOLDER/etcdutl" "$@"; else "$FOLDER/etcdctl" "$@"; fi
+    if [[ -x $FOLDER/etcdutl ]]; then "$FOLDER/etcdutl" "$@"; else etcdctl "$@"; fi
 }
 
 restore() {
-    rm -rf "$WORK/data"
-    file_tool snapshot restore "$1" --name one --data-dir "$WORK/data" --initial-cluster "one=$PEER_URL" \
-        --initial-advertise-peer-urls "$PEER_URL" >"$WORK/etcd.log" 2>&1 || fail "$1 is not restored"
+    local peers=http://127.0.0.1:$((BASE_PORT + 10))
+    rm -rf "$DATA"
+    file_tool snapshot restore "$1" --name n0 --data-dir "$DATA" --initial-cluster "n0=$peers" \
+        --initial-advertise-peer-urls "$peers" >"$LOG" 2>&1 || fail "$1 is not restored"
 }
 
-is_healthy() {
-    kill -0 "$SERVER" 2>/dev/null && control --command-timeout 2s endpoint health >/dev/null 2>&1
-}
-
+# The etcd of the folder, which comes first on the PATH; that is what 3.4 stands for.
 start() {
-    local end=$((SECONDS + DEADLINE))
-    "$FOLDER/etcd" --name one --data-dir "$WORK/data" --listen-client-urls "$CLIENT_URL" \
-        --advertise-client-urls "$CLIENT_URL" --listen-peer-urls "$PEER_URL" \
-        --initial-advertise-peer-urls "$PEER_URL" --initial-cluster "one=$PEER_URL" \
-        >>"$WORK/etcd.log" 2>&1 </dev/null &
-    SERVER=$!
-    until is_healthy; do
-        kill -0 "$SERVER" 2>/dev/null || fail 'etcd has ended by itself'
-        ((SECONDS < end)) || fail "etcd is not healthy after ${DEADLINE}s"
-        sleep 0.05
-    done
+    start_etcd one 3.4 "$BASE_PORT" 1 || die "etcd does not start in part $part"
 }
 
+# In good order, so that its database holds all that it has applied.
 stop() {
-    kill -TERM "$SERVER"
-    wait "$SERVER" 2>/dev/null || true
-    SERVER=''
+    kill -TERM "${PIDS[0]}"
+    wait "${PIDS[0]}" 2>/dev/null || true
+    PIDS=()
 }
 
 # ---- assertions ----
@@ -127,9 +90,9 @@ expect() {
 # agrees FILE [REVISION]: etcd answers with the keys that the file has.
 agrees() {
     local file=$1 revision=${2:-0}
-    control get '' --from-key --rev "$revision" -w protobuf >"$WORK/answer" || fail "etcd cannot list revision $revision"
+    control get '' --from-key --rev "$revision" -w protobuf >"$ETCD_WORK/answer" || fail "etcd cannot list revision $revision"
     # shellcheck disable=SC2086  # no second argument when there is no revision
-    "$SAMPLE" compare "$file" "$WORK/answer" ${2:-} >&2 || fail "etcd and $file disagree"
+    "$SAMPLE" compare "$file" "$ETCD_WORK/answer" ${2:-} >&2 || fail "etcd and $file disagree"
 }
 
 # describes FILE TEXT: what we say of the file contains the text.
@@ -141,9 +104,9 @@ describes() {
 
 # saved_agrees NAME: what etcd saves, we read, and it holds what etcd answers.
 saved_agrees() {
-    control snapshot save "$WORK/$1" >>"$WORK/etcd.log" 2>&1 || fail 'etcd cannot save a snapshot'
-    describes "$WORK/$1" 'checksum true'
-    agrees "$WORK/$1"
+    control snapshot save "$ETCD_WORK/$1" >>"$LOG" 2>&1 || fail 'etcd cannot save a snapshot'
+    describes "$ETCD_WORK/$1" 'checksum true'
+    agrees "$ETCD_WORK/$1"
 }
 
 status_is() {
@@ -159,8 +122,8 @@ hash_agrees() {
     local hash
     hash=$(control endpoint hashkv -w json | jq -r '.[0].HashKV.hash')
     [[ $hash =~ ^[1-9][0-9]*$ ]] || fail "the hash of all keys is $hash"
-    [[ -s $WORK/$1.hash ]] || printf '%s\n' "$hash" >"$WORK/$1.hash"
-    expect "$(<"$WORK/$1.hash")" "$hash" 'the hash of all keys'
+    [[ -s $ETCD_WORK/$1.hash ]] || printf '%s\n' "$hash" >"$ETCD_WORK/$1.hash"
+    expect "$(<"$ETCD_WORK/$1.hash")" "$hash" 'the hash of all keys'
 }
 
 revision_after() {
@@ -171,12 +134,12 @@ revision_after() {
 
 small_file() {
     begin "$VERSION restores a small file"
-    status_is "$WORK/small.db" 9
-    restore "$WORK/small.db"
+    status_is "$ETCD_WORK/small.db" 9
+    restore "$ETCD_WORK/small.db"
     start
-    agrees "$WORK/small.db"
+    agrees "$ETCD_WORK/small.db"
     local revision
-    for revision in 3 4 5 6 7 8; do agrees "$WORK/small.db" "$revision"; done
+    for revision in 3 4 5 6 7 8; do agrees "$ETCD_WORK/small.db" "$revision"; done
     local answer
     answer=$(control get '' --from-key --rev 2 2>&1) || true
     [[ $answer == *'has been compacted'* ]] || fail "revision 2 is not compacted: $answer"
@@ -199,18 +162,18 @@ small_file() {
     saved_agrees small-saved.db
     stop
     start
-    agrees "$WORK/small-saved.db"
+    agrees "$ETCD_WORK/small-saved.db"
     stop
 }
 
 large_file() {
     begin "$VERSION restores a large file"
     local revision=$((3 + 2 * LARGE_KEYS)) step=$((LARGE_KEYS / 20)) from
-    status_is "$WORK/large.db" "$revision"
-    restore "$WORK/large.db"
+    status_is "$ETCD_WORK/large.db" "$revision"
+    restore "$ETCD_WORK/large.db"
     start
-    agrees "$WORK/large.db"
-    agrees "$WORK/large.db" $((revision - LARGE_KEYS / 3))
+    agrees "$ETCD_WORK/large.db"
+    agrees "$ETCD_WORK/large.db" $((revision - LARGE_KEYS / 3))
     hash_agrees large
     expect $((LARGE_KEYS / 10)) "$(control lease list | grep -c '^[0-9a-f]\{16\}$')" 'the number of leases'
 
@@ -229,7 +192,7 @@ large_file() {
 own_file() {
     begin "$VERSION saves a file of its own"
     local number lease
-    rm -rf "$WORK/data"
+    rm -rf "$DATA"
     start
     saved_agrees own-empty.db
     for ((number = 0; number < 60; number++)); do control put "key/$((number % 40))" "value $number" >/dev/null; done
@@ -242,19 +205,20 @@ own_file() {
     control compact 50 >/dev/null
     control del key/ --prefix >/dev/null
     saved_agrees own-compacted.db
-    describes "$WORK/own-compacted.db" 'compact_revision: Some(50)'
+    describes "$ETCD_WORK/own-compacted.db" 'compact_revision: Some(50)'
     # The newest revision is a deletion that compaction takes away.
     control compact "$(revision_after get none)" --physical >/dev/null
     saved_agrees own-emptied.db
     stop
     # What lies in the data folder has no checksum, and perhaps free pages.
-    describes "$WORK/data/member/snap/db" 'checksum false'
+    describes "$DATA/member/snap/db" 'checksum false'
 }
 
-"$SAMPLE" write "$WORK/small.db" >&2
-"$SAMPLE" write "$WORK/large.db" "$LARGE_KEYS" >&2
+"$SAMPLE" write "$ETCD_WORK/small.db" >&2
+"$SAMPLE" write "$ETCD_WORK/large.db" "$LARGE_KEYS" >&2
 for FOLDER in "$@"; do
-    VERSION="etcd $("$FOLDER/etcd" --version | sed -n 's/^etcd Version: //p')"
+    PATH=$FOLDER:$FOUND_PATH
+    VERSION="etcd $(etcd --version | sed -n 's/^etcd Version: //p')"
     small_file
     large_file
     own_file

@@ -2,7 +2,8 @@
 //!
 //! Messages, clients and servers of etcd 3.7's services, generated from the definitions in
 //! `proto/`; their JSON form as etcd's own gateway speaks it; the table of all methods; and a
-//! gateway that turns calls in JSON into gRPC calls of whatever serves them. Nothing here knows what a call means or who answers it.
+//! gateway that turns calls in JSON into gRPC calls of whatever serves them. Nothing here knows
+//! what a call means or who answers it.
 
 pub mod gateway;
 mod methods;

@@ -78,6 +78,10 @@ fn damaged(page: u64, reason: &'static str) -> ReadError {
     ReadError::Damaged { page, reason }
 }
 
+fn header_of(page: u64, head: &[u8]) -> Result<Header, ReadError> {
+    Header::decode(head).ok_or_else(|| damaged(page, "it is too short"))
+}
+
 impl Page {
     fn load(database: &Database, id: u64) -> Result<Self, ReadError> {
         let size = u64::from(database.page_size);
@@ -88,32 +92,28 @@ impl Page {
         };
         // `id` is below the high-water mark, and that many pages fit into the file.
         let head = database.read(id * size, size)?;
-        let mut page = Self::parse(id, head, pages_left * size)?;
-        if Header::decode(&page.head).is_none_or(|header| header.id != id) {
+        let header = header_of(id, &head)?;
+        if header.id != id {
             return Err(damaged(id, "it says that it is another page"));
         }
+        let pages = u64::from(header.overflow) + 1;
+        if pages > pages_left {
+            return Err(damaged(id, "it runs over the end of the database"));
+        }
+        let mut page = Self::new(id, header, head, pages * size)?;
         let fixed = page.fixed_bytes();
         if fixed > size {
             page.head = database.read(id * size, fixed)?;
-        }
-        let header = Header::decode(&page.head).ok_or_else(|| damaged(id, "it is too short"))?;
-        page.extent = (u64::from(header.overflow) + 1) * size;
-        if page.extent > pages_left * size {
-            return Err(damaged(id, "it runs over the end of the database"));
-        }
-        if fixed > page.extent {
-            return Err(damaged(id, "its elements run over its end"));
         }
         Ok(page)
     }
 
     fn inline(record: Bytes) -> Result<Self, ReadError> {
         let extent = record.len() as u64;
-        Self::parse(0, record, extent)
+        Self::new(0, header_of(0, &record)?, record, extent)
     }
 
-    fn parse(id: u64, head: Bytes, extent: u64) -> Result<Self, ReadError> {
-        let header = Header::decode(&head).ok_or_else(|| damaged(id, "it is too short"))?;
+    fn new(id: u64, header: Header, head: Bytes, extent: u64) -> Result<Self, ReadError> {
         let is_leaf = match header.flags {
             LEAF => true,
             BRANCH => false,

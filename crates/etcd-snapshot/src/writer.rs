@@ -263,15 +263,15 @@ fn check_event(revision: Revision, event: &Event) -> Result<(), WriteError> {
         return Err(invalid("event", "its key is empty"));
     }
     if let Event::Put(put) = event {
-        let history = format!(
-            "created {}, modified {}, version {}, at revision {}",
-            put.create_revision, put.mod_revision, put.version, revision.main
-        );
         let is_sound = put.mod_revision == revision.main
             && (1..=revision.main).contains(&put.create_revision)
             && put.version > 0
             && put.lease >= 0;
         if !is_sound {
+            let history = format!(
+                "created {}, modified {}, version {}, at revision {}",
+                put.create_revision, put.mod_revision, put.version, revision.main
+            );
             return Err(invalid("event", history));
         }
         if put.key.len().saturating_add(put.value.len()) > MAX_RECORD_BYTES {

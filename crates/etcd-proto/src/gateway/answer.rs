@@ -5,6 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 use tonic::body::Body;
+use tonic::codegen::StdError;
 use tonic::{Code, Status};
 
 /// The error of a call, with the names that clients of etcd's gateway look for: older ones
@@ -85,6 +86,11 @@ pub(super) fn too_large() -> Status {
     Status::invalid_argument("etcdserver: request is too large")
 }
 
+/// The failure of a request whose body ends in an error of the connection.
+pub(super) fn broken_off(error: &StdError) -> Status {
+    Status::cancelled(format!("the body of the request broke off: {error}"))
+}
+
 fn written(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("strings and numbers can be written")
 }
@@ -93,7 +99,7 @@ fn written(body: &impl Serialize) -> Vec<u8> {
 pub fn http_status(code: Code) -> StatusCode {
     match code {
         Code::Ok => StatusCode::OK,
-        // Not in the standard; the field knows it as «client closed request».
+        // Not in the standard; the field knows it as "client closed request".
         Code::Cancelled => StatusCode::from_u16(499).expect("it has three digits"),
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,

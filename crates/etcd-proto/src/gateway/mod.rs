@@ -259,7 +259,7 @@ where
             match reading.body.frame().await {
                 // Trailers say nothing here.
                 Some(Ok(part)) => reading.documents.push(part.data_ref().map_or(&[], |data| data)),
-                Some(Err(error)) => break Err(broken_off(&error.into())),
+                Some(Err(error)) => break Err(answer::broken_off(&error.into())),
                 None => match reading.documents.finish() {
                     Ok(()) => return None,
                     Err(status) => break Err(status),
@@ -350,8 +350,4 @@ fn failure(headers: &HeaderMap) -> Option<Status> {
 
 fn malformed(error: &serde_json::Error) -> Status {
     Status::invalid_argument(format!("the request is malformed: {error}"))
-}
-
-fn broken_off(error: &tonic::codegen::StdError) -> Status {
-    Status::cancelled(format!("the body of the request broke off: {error}"))
 }

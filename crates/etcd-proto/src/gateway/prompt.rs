@@ -11,6 +11,8 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::codegen::StdError;
 
+use super::answer::broken_off;
+
 /// A body is given its time again for each further piece of this size.
 const PROGRESS_BYTES: usize = 64 << 10;
 
@@ -52,11 +54,7 @@ where
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                let error = error.into();
-                let message = format!("the body of the request broke off: {error}");
-                Poll::Ready(Some(Err(Status::cancelled(message))))
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(broken_off(&error.into())))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 let patience = self.patience;
