@@ -381,6 +381,13 @@ impl Place {
     }
 }
 
+/// Whether the node has what was swept. One that is behind would begin a watch without a
+/// revision before it.
+async fn is_current(mut kv: KvClient<Channel>) -> bool {
+    let request = pb::RangeRequest { key: Bytes::from_static(b"current"), ..Default::default() };
+    kv.range(request).await.is_ok()
+}
+
 /// Watches until the goal has been told, or its time is over.
 async fn follow(
     nodes: Nodes,
@@ -401,7 +408,9 @@ async fn follow(
             fragment: number % 4 == 3,
             ..Default::default()
         };
-        if let Ok(mut stream) = open(nodes.channel(at), request, number.is_multiple_of(2)).await {
+        if (place.next.is_some() || is_current(nodes.kv(at)).await)
+            && let Ok(mut stream) = open(nodes.channel(at), request, number.is_multiple_of(2)).await
+        {
             while listen(&mut stream, &mut watcher, &mut place, plan.progress, &mut goal).await {}
         }
         if place.is_done(*goal.borrow()) {
