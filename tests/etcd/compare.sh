@@ -72,7 +72,6 @@ if ((ended != 0)); then
     tail -n 20 "$ETCD_WORK/etcd.out" "$ETCD_WORK/here.out" >&2
     show_logs here
 fi
-[[ -z ${ETCD_TRANSCRIPTS-} ]] || cp "$ETCD_WORK"/{etcd,here}.txt "$ETCD_TRANSCRIPTS"
 
 expected <"$ETCD_WORK/etcd.txt" >"$ETCD_WORK/etcd.expected"
 mapfile -t sections < <(sed -n 's/^== //p' "$ETCD_WORK/etcd.txt")

@@ -276,7 +276,7 @@ part() {
     "$@" >"$log" 2>&1 || verdict=FAILED
     if [[ $verdict == FAILED ]]; then
         say "---- $name"
-        tail -n "${ETCD_LOG_LINES:-120}" "$log" >&2
+        tail -n 120 "$log" >&2
     fi
     report "$verdict" $((SECONDS - started)) "$name"
     [[ $verdict == ok ]]

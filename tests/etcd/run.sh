@@ -16,7 +16,6 @@
 set -euo pipefail
 
 BASE_PORT=${ETCD_BASE_PORT:-27000}
-TRANSCRIPTS=${ETCD_TRANSCRIPTS-}
 
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -42,8 +41,7 @@ failed=0
 compare_etcdctl() {
     local base=$BASE_PORT version
     for version in 3.5 3.4; do
-        ETCD_BASE_PORT=$base ETCD_TRANSCRIPTS=$TRANSCRIPTS LONG=$LONG "$ETCD_TESTS/compare.sh" "$BINARY" "$version" ||
-            failed=1
+        ETCD_BASE_PORT=$base LONG=$LONG "$ETCD_TESTS/compare.sh" "$BINARY" "$version" || failed=1
         base=$((base + 60))
     done
 }
