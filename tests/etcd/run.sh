@@ -56,16 +56,17 @@ start_clients() {
 # The first takes a move of the leadership to be one within a cluster of one, and raises
 # an alarm; the last deletes every key. The others ask nodes that need not lead.
 run_clients() {
-    local stream=(--range-stream) begun=$failed name
+    local stream=(--range-stream) all_pass=1 name
     # No etcd that is run here is new enough for these.
     [[ $BINARY != etcd-* ]] || stream=()
-    part 'clusters for the clients start' start_clients || failed=1
-    part 'etcd-client (Rust)' "$ETCD_TESTS/rust-client.sh" "127.0.0.1:$((BASE_PORT + 320))" "${stream[@]}" || failed=1
+    part 'clusters for the clients start' start_clients || all_pass=0
+    part 'etcd-client (Rust)' "$ETCD_TESTS/rust-client.sh" "127.0.0.1:$((BASE_PORT + 320))" "${stream[@]}" || all_pass=0
     together 'etcd3gw (Python, JSON gateway)' "$ETCD_TESTS/etcd3gw.sh" "127.0.0.1:$((BASE_PORT + 201))"
     together 'etcd3 (Node.js)' "$ETCD_TESTS/etcd3.sh" "127.0.0.1:$((BASE_PORT + 202))"
     together 'etcd-sdk-python' "$ETCD_TESTS/etcd-sdk-python.sh" "127.0.0.1:$((BASE_PORT + 220))"
-    settle || failed=1
-    if ((failed != begun)); then
+    settle || all_pass=0
+    if ((!all_pass)); then
+        failed=1
         for name in clients emptied single; do show_logs "$name"; done
     fi
     end_all
@@ -84,7 +85,7 @@ random_calls() {
 
 # Every node of Kvorum is killed once meanwhile.
 watch_promises() {
-    local base=$((BASE_PORT + 280)) node watcher flags=()
+    local base=$((BASE_PORT + 280)) node watcher kept=1 flags=()
     # This very check finds that etcd tells progress too early before 3.5.8.
     [[ $BINARY != etcd-* ]] || flags=(--no-progress)
     start_cluster watched "$BINARY" "$base" 3 || return
@@ -92,15 +93,24 @@ watch_promises() {
     watcher=$!
     for node in 0 1 2; do
         [[ $BINARY != etcd-* ]] || break
-        kill_kvorum watched "$node"
-        until_true 'the others serve' serves $((base + (node + 1) % 3)) 1 || break
-        serve_kvorum watched "$BINARY" "$base" "$node"
-        until_true 'the killed node serves again' serves $((base + node)) 1 || break
+        restart_node "$base" "$node" || {
+            kept=0
+            break
+        }
     done
-    wait "$watcher" || {
+    wait "$watcher" || kept=0
+    ((kept)) || {
         show_logs watched
         return 1
     }
+}
+
+# restart_node BASE NODE: kills it while the others go on.
+restart_node() {
+    kill_kvorum watched "$2"
+    until_true 'the others serve' serves $(($1 + ($2 + 1) % 3)) 1 || return
+    serve_kvorum watched "$BINARY" "$1" "$2"
+    until_true 'the killed node serves again' serves $(($1 + $2)) 1
 }
 
 install_debian_etcd
