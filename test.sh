@@ -46,18 +46,42 @@ unit() {
     step 'tests of every package' cargo test "${CARGO_SELECTION[@]}" --quiet --no-fail-fast || true
 }
 
+script=''
+
 # parts NAME SCRIPT [ARGUMENT...]: the script writes one line for each of its parts,
 # whether reached or not, to the file that is named by PARTS.
 parts() {
     local name=$1 verdict seconds part ended=0
     shift
     PARTS=$(mktemp)
-    "$@" >&2 || ended=$?
+    trap end_parts EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    # In a process group of its own, whose shell outlives the signal that ends the script.
+    set -m
+    (
+        trap : TERM
+        "$@"
+    ) </dev/null >&2 &
+    set +m
+    script=$!
+    wait "$script" || ended=$?
+    script=''
     while IFS=$'\t' read -r verdict seconds part; do
         record "$name: $part" "$seconds" "$verdict"
     done <"$PARTS"
     # It may end badly without a part to blame, and must not pass then.
     if ((ended != 0)) && ! grep -q '^FAILED' "$PARTS"; then record "$name" 0 FAILED; fi
+    rm -f "$PARTS"
+    trap - EXIT INT TERM
+}
+
+# Ends the script, with all that it started, when this one is ended meanwhile.
+end_parts() {
+    if [[ -n $script ]]; then
+        kill -TERM -- "-$script" 2>/dev/null || true
+        wait "$script" 2>/dev/null || true
+    fi
     rm -f "$PARTS"
 }
 

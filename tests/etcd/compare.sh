@@ -26,8 +26,7 @@ install_debian_etcd
 # transcribe NAME BASE: the server's transcript goes to NAME.txt.
 transcribe() {
     ETCDCTL=$(etcd_of "$VERSION" etcdctl) RESTORE_ETCD=$(etcd_of "$VERSION" etcd) RESTORE_PORT=$(($2 + 20)) \
-        "$ETCD_TESTS/etcdctl.sh" "$(endpoints "$2" 3)" "$ETCD_WORK/$1.txt" >"$ETCD_WORK/$1.out" 2>&1 </dev/null &
-    SCRIPTS+=($!)
+        "$ETCD_TESTS/etcdctl.sh" "$(endpoints "$2" 3)" "$ETCD_WORK/$1.txt" >"$ETCD_WORK/$1.out" 2>&1
 }
 
 # expected: rewrites etcd's transcript to what is expected here instead. Each rule is
@@ -63,16 +62,14 @@ same_section() {
 
 start_etcd etcd "$VERSION" "$BASE_PORT" 3
 start_cluster here "$BINARY" $((BASE_PORT + 30)) 3
-transcribe etcd "$BASE_PORT"
-transcribe here $((BASE_PORT + 30))
+apart transcribe etcd "$BASE_PORT"
+apart transcribe here $((BASE_PORT + 30))
 ended=0
-for script in "${SCRIPTS[@]}"; do wait "$script" || ended=$?; done
-SCRIPTS=()
+settle || ended=$?
 if ((ended != 0)); then
     tail -n 20 "$ETCD_WORK/etcd.out" "$ETCD_WORK/here.out" >&2
     show_logs here
 fi
-[[ -z ${ETCD_TRANSCRIPTS-} ]] || cp "$ETCD_WORK"/{etcd,here}.txt "$ETCD_TRANSCRIPTS"
 
 expected <"$ETCD_WORK/etcd.txt" >"$ETCD_WORK/etcd.expected"
 mapfile -t sections < <(sed -n 's/^== //p' "$ETCD_WORK/etcd.txt")

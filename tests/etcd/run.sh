@@ -16,7 +16,6 @@
 set -euo pipefail
 
 BASE_PORT=${ETCD_BASE_PORT:-27000}
-TRANSCRIPTS=${ETCD_TRANSCRIPTS-}
 
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -42,8 +41,7 @@ failed=0
 compare_etcdctl() {
     local base=$BASE_PORT version
     for version in 3.5 3.4; do
-        ETCD_BASE_PORT=$base ETCD_TRANSCRIPTS=$TRANSCRIPTS LONG=$LONG "$ETCD_TESTS/compare.sh" "$BINARY" "$version" ||
-            failed=1
+        ETCD_BASE_PORT=$base LONG=$LONG attend "$ETCD_TESTS/compare.sh" "$BINARY" "$version" || failed=1
         base=$((base + 60))
     done
 }
@@ -58,16 +56,18 @@ start_clients() {
 # The first takes a move of the leadership to be one within a cluster of one, and raises
 # an alarm; the last deletes every key. The others ask nodes that need not lead.
 run_clients() {
-    local stream=(--range-stream) begun=$failed name
+    local stream=(--range-stream) all_pass=1 name
     # No etcd that is run here is new enough for these.
     [[ $BINARY != etcd-* ]] || stream=()
-    part 'clusters for the clients start' start_clients || failed=1
-    part 'etcd-client (Rust)' "$ETCD_TESTS/rust-client.sh" "127.0.0.1:$((BASE_PORT + 320))" "${stream[@]}" || failed=1
-    together 'etcd3gw (Python, JSON gateway)' "$ETCD_TESTS/etcd3gw.sh" "127.0.0.1:$((BASE_PORT + 201))"
-    together 'etcd3 (Node.js)' "$ETCD_TESTS/etcd3.sh" "127.0.0.1:$((BASE_PORT + 202))"
-    together 'etcd-sdk-python' "$ETCD_TESTS/etcd-sdk-python.sh" "127.0.0.1:$((BASE_PORT + 220))"
-    settle || failed=1
-    if ((failed != begun)); then
+    part 'clusters for the clients start' start_clients || all_pass=0
+    part 'etcd-client (Rust)' attend "$ETCD_TESTS/rust-client.sh" "127.0.0.1:$((BASE_PORT + 320))" "${stream[@]}" ||
+        all_pass=0
+    apart part 'etcd3gw (Python, JSON gateway)' "$ETCD_TESTS/etcd3gw.sh" "127.0.0.1:$((BASE_PORT + 201))"
+    apart part 'etcd3 (Node.js)' "$ETCD_TESTS/etcd3.sh" "127.0.0.1:$((BASE_PORT + 202))"
+    apart part 'etcd-sdk-python' "$ETCD_TESTS/etcd-sdk-python.sh" "127.0.0.1:$((BASE_PORT + 220))"
+    settle || all_pass=0
+    if ((!all_pass)); then
+        failed=1
         for name in clients emptied single; do show_logs "$name"; done
     fi
     end_all
@@ -78,7 +78,7 @@ run_clients() {
 # One node each: sequences that share a store share its revisions.
 random_calls() {
     start_etcd reference 3.5 $((BASE_PORT + 240)) 1 && start_cluster random "$BINARY" $((BASE_PORT + 260)) 1 &&
-        "$CONFORMANCE" --left "127.0.0.1:$((BASE_PORT + 240))" --right "127.0.0.1:$((BASE_PORT + 260))" \
+        attend "$CONFORMANCE" --left "127.0.0.1:$((BASE_PORT + 240))" --right "127.0.0.1:$((BASE_PORT + 260))" \
             --sequences "$SEQUENCES" --seed "$SEED" --differences 3
 }
 
@@ -86,23 +86,31 @@ random_calls() {
 
 # Every node of Kvorum is killed once meanwhile.
 watch_promises() {
-    local base=$((BASE_PORT + 280)) node watcher flags=()
+    local base=$((BASE_PORT + 280)) node kept=1 flags=()
     # This very check finds that etcd tells progress too early before 3.5.8.
     [[ $BINARY != etcd-* ]] || flags=(--no-progress)
     start_cluster watched "$BINARY" "$base" 3 || return
-    "$CONFORMANCE" watch --endpoints "$(endpoints "$base" 3)" --seconds 15 --seed "$SEED" "${flags[@]}" &
-    watcher=$!
+    apart "$CONFORMANCE" watch --endpoints "$(endpoints "$base" 3)" --seconds 15 --seed "$SEED" "${flags[@]}"
     for node in 0 1 2; do
         [[ $BINARY != etcd-* ]] || break
-        kill_kvorum watched "$node"
-        until_true 'the others serve' serves $((base + (node + 1) % 3)) 1 || break
-        serve_kvorum watched "$BINARY" "$base" "$node"
-        until_true 'the killed node serves again' serves $((base + node)) 1 || break
+        restart_node "$base" "$node" || {
+            kept=0
+            break
+        }
     done
-    wait "$watcher" || {
+    settle || kept=0
+    ((kept)) || {
         show_logs watched
         return 1
     }
+}
+
+# restart_node BASE NODE: kills it while the others go on.
+restart_node() {
+    kill_kvorum watched "$2"
+    until_true 'the others serve' serves $(($1 + ($2 + 1) % 3)) 1 || return
+    serve_kvorum watched "$BINARY" "$1" "$2"
+    until_true 'the killed node serves again' serves $(($1 + $2)) 1
 }
 
 install_debian_etcd

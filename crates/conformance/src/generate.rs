@@ -9,6 +9,7 @@ use bytes::Bytes;
 use kvorum_etcd_proto::etcdserverpb::compare::{CompareResult, CompareTarget};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use crate::step::{Compare, Delete, Keys, Op, Operand, Put, Range, Revision, Step, Txn};
 
@@ -21,6 +22,9 @@ const ENDS: [&[u8]; 4] = [b"\0", b"b0", b"d", b"\xff\xff"];
 const VALUES: [&[u8]; 5] = [b"x", b"", b"y", b"xx", b"\0\xff"];
 
 const LEASES: [i64; 3] = [101, 102, 103];
+
+const RESULTS: [CompareResult; 4] =
+    [CompareResult::Equal, CompareResult::Greater, CompareResult::Less, CompareResult::NotEqual];
 
 /// Sequences of that many calls.
 pub fn sequences(lengths: RangeInclusive<usize>) -> impl Strategy<Value = Vec<Step>> {
@@ -45,23 +49,23 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn key() -> impl Strategy<Value = Bytes> {
     prop_oneof![
-        30 => (0..KEYS.len()).prop_map(|at| Bytes::from_static(KEYS.get(at).copied().unwrap_or_default())),
+        30 => select(&KEYS[..]).prop_map(Bytes::from_static),
         1 => Just(Bytes::new()),
     ]
 }
 
 fn value() -> impl Strategy<Value = Bytes> {
-    (0..VALUES.len()).prop_map(|at| Bytes::from_static(VALUES.get(at).copied().unwrap_or_default()))
+    select(&VALUES[..]).prop_map(Bytes::from_static)
 }
 
 fn lease() -> impl Strategy<Value = i64> {
-    (0..LEASES.len()).prop_map(|at| LEASES.get(at).copied().unwrap_or_default())
+    select(&LEASES[..])
 }
 
 fn keys() -> impl Strategy<Value = Keys> {
     let end = prop_oneof![
         4 => Just(Bytes::new()),
-        3 => (0..ENDS.len()).prop_map(|at| Bytes::from_static(ENDS.get(at).copied().unwrap_or_default())),
+        3 => select(&ENDS[..]).prop_map(Bytes::from_static),
         2 => key(),
     ];
     (key(), end).prop_map(|(key, end)| Keys { key, end })
@@ -141,9 +145,7 @@ fn operand() -> impl Strategy<Value = Operand> {
 
 /// The operand mostly fits its target; when it does not, etcd takes it as absent.
 fn compare() -> impl Strategy<Value = Compare> {
-    let results =
-        [CompareResult::Equal, CompareResult::Greater, CompareResult::Less, CompareResult::NotEqual];
-    let result = (0..results.len()).prop_map(move |at| results.get(at).copied().unwrap_or_default());
+    let result = select(&RESULTS[..]);
     let other =
         prop_oneof![30 => Just(None), 1 => operand().prop_map(Some), 1 => Just(Some(Operand::Absent))];
     (keys(), result, operand(), other).prop_map(|(keys, result, operand, other)| {

@@ -38,14 +38,21 @@ pub enum ServerError {
     },
 }
 
-/// Opens a connection to `HOST:PORT`.
-///
-/// # Errors
-/// When nothing listens there.
-pub async fn connect(endpoint: &str) -> Result<Channel, ServerError> {
-    let refused = |source| ServerError::Connect { endpoint: endpoint.to_owned(), source };
-    let address = Endpoint::from_shared(format!("http://{endpoint}")).map_err(refused)?;
-    address.connect_timeout(Duration::from_secs(5)).timeout(PATIENCE).connect().await.map_err(refused)
+impl ServerError {
+    fn connect(endpoint: &str, source: tonic::transport::Error) -> Self {
+        Self::Connect { endpoint: endpoint.to_owned(), source }
+    }
+}
+
+/// The address `HOST:PORT`, to be connected to.
+pub(crate) fn address(endpoint: &str) -> Result<Endpoint, ServerError> {
+    Endpoint::from_shared(format!("http://{endpoint}"))
+        .map_err(|source| ServerError::connect(endpoint, source))
+}
+
+async fn connect(endpoint: &str) -> Result<Channel, ServerError> {
+    let address = address(endpoint)?.connect_timeout(Duration::from_secs(5)).timeout(PATIENCE);
+    address.connect().await.map_err(|source| ServerError::connect(endpoint, source))
 }
 
 /// One of the two servers that are compared.

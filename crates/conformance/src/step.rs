@@ -39,6 +39,17 @@ pub struct Keys {
     pub end: Bytes,
 }
 
+impl Keys {
+    /// Whether the key is one of them.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match &self.end[..] {
+            b"" => key == self.key,
+            b"\0" => key >= &self.key[..],
+            end => key >= &self.key[..] && key < end,
+        }
+    }
+}
+
 /// Every field of a range.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Range {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvorum_etcd_proto::mvccpb;
 
+use crate::step::Keys;
+
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -52,26 +54,6 @@ impl Event {
             revision: kv.mod_revision,
             put: put.then(|| Version::from_proto(&kv)),
             previous: event.prev_kv.as_ref().map(Version::from_proto),
-        }
-    }
-}
-
-/// Which keys: one, or all from the first up to and without the end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keys {
-    /// The first, or only, key.
-    pub key: Bytes,
-    /// Empty for one key, a zero byte for all that follow.
-    pub end: Bytes,
-}
-
-impl Keys {
-    /// Whether a change of that key concerns the watcher.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        match &self.end[..] {
-            b"" => key == self.key,
-            b"\0" => key >= &self.key[..],
-            end => key >= &self.key[..] && key < end,
         }
     }
 }

@@ -17,12 +17,13 @@ use pb::watch_request::RequestUnion;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::history::{Event, Keys, Message, Truth, Watcher, Write};
+use super::history::{Event, Message, Truth, Watcher, Write};
 use super::promises::{Promise, Violation, check, check_writes};
-use crate::server::ServerError;
+use crate::server::{ServerError, address};
+use crate::step::Keys;
 
 /// How many keys are written.
 const KEYS: u64 = 12;
@@ -122,9 +123,7 @@ struct Nodes {
 impl Nodes {
     fn new(plan: &Plan) -> Result<Self, ServerError> {
         let channel = |endpoint: &String| {
-            let refused = |source| ServerError::Connect { endpoint: endpoint.clone(), source };
-            let address = Endpoint::from_shared(format!("http://{endpoint}")).map_err(refused)?;
-            Ok(address
+            Ok(address(endpoint)?
                 .connect_timeout(Duration::from_secs(1))
                 .timeout(Duration::from_secs(5))
                 .http2_keep_alive_interval(Duration::from_secs(2))
@@ -136,7 +135,7 @@ impl Nodes {
     }
 
     fn channel(&self, at: usize) -> Channel {
-        self.channels.iter().cycle().nth(at % self.channels.len()).cloned().expect("a plan has endpoints")
+        self.channels.get(at % self.channels.len()).cloned().expect("a plan has endpoints")
     }
 
     fn kv(&self, at: usize) -> KvClient<Channel> {
@@ -331,7 +330,7 @@ fn choose_watcher(nodes: &Nodes, plan: &Plan, number: usize, base: i64) -> Watch
         _ => Keys { key: nodes.key(first), end: nodes.all().end },
     };
     Watcher {
-        name: format!("watcher {number} of {:?}..{:?}", keys.key, keys.end),
+        name: format!("watcher {number} of {keys:?}"),
         keys,
         from: (choices.below(2) == 0).then_some(base + 1),
         with_previous: choices.below(2) == 0,
@@ -372,13 +371,30 @@ struct Place {
     asks: Instant,
 }
 
+/// The last revision that is to be told, and until when.
+type Goal = (i64, Instant);
+
+impl Place {
+    /// Whether the goal has been told, or its time is over.
+    fn is_done(&self, goal: Option<Goal>) -> bool {
+        goal.is_some_and(|(last, end)| self.next.is_some_and(|next| next > last) || Instant::now() > end)
+    }
+}
+
+/// Whether the node has what was swept. One that is behind would begin a watch without a
+/// revision before it.
+async fn is_current(mut kv: KvClient<Channel>) -> bool {
+    let request = pb::RangeRequest { key: Bytes::from_static(b"current"), ..Default::default() };
+    kv.range(request).await.is_ok()
+}
+
 /// Watches until the goal has been told, or its time is over.
 async fn follow(
     nodes: Nodes,
     plan: Plan,
     mut watcher: Watcher,
     number: usize,
-    mut goal: watch::Receiver<Option<(i64, Instant)>>,
+    mut goal: watch::Receiver<Option<Goal>>,
 ) -> Watcher {
     let mut place = Place { next: watcher.from, kept: 0, asks: Instant::now() + PROGRESS };
     let mut at = number;
@@ -392,12 +408,12 @@ async fn follow(
             fragment: number % 4 == 3,
             ..Default::default()
         };
-        if let Ok(mut stream) = open(nodes.channel(at), request, number.is_multiple_of(2)).await {
+        if (place.next.is_some() || is_current(nodes.kv(at)).await)
+            && let Ok(mut stream) = open(nodes.channel(at), request, number.is_multiple_of(2)).await
+        {
             while listen(&mut stream, &mut watcher, &mut place, plan.progress, &mut goal).await {}
         }
-        let goal = *goal.borrow();
-        if goal.is_some_and(|(last, end)| place.next.is_some_and(|next| next > last) || Instant::now() > end)
-        {
+        if place.is_done(*goal.borrow()) {
             return watcher;
         }
         watcher.messages.truncate(place.kept);
@@ -418,12 +434,10 @@ async fn listen(
     watcher: &mut Watcher,
     place: &mut Place,
     progress: bool,
-    goal: &mut watch::Receiver<Option<(i64, Instant)>>,
+    goal: &mut watch::Receiver<Option<Goal>>,
 ) -> bool {
     let reached = *goal.borrow_and_update();
-    if let Some((last, end)) = reached
-        && (place.next.is_some_and(|next| next > last) || Instant::now() > end)
-    {
+    if place.is_done(reached) {
         return false;
     }
     tokio::select! {

@@ -9,7 +9,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::history::{Event, Keys, Message, Truth, Watcher, Write};
+use super::history::{Event, Message, Truth, Watcher, Write};
+use crate::step::Keys;
 
 /// What etcd promises about a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
