@@ -96,6 +96,19 @@ impl KeyRange {
         }
     }
 
+    /// What of the range lies behind `key`, which is in it.
+    pub fn after(&self, key: &[u8]) -> Self {
+        let mut start = Vec::with_capacity(key.len() + 1);
+        start.extend_from_slice(key);
+        start.push(0);
+        let start = Bytes::from(start);
+        match self {
+            Self::One(_) => Self::Between { start: start.clone(), end: start },
+            Self::From(_) => Self::From(start),
+            Self::Between { start: _, end } => Self::Between { start, end: end.clone() },
+        }
+    }
+
     /// Whether `key` is in the range.
     pub fn contains(&self, key: &[u8]) -> bool {
         match self {

@@ -16,6 +16,8 @@ use crate::Raft;
 use crate::config::{Config, PeerEncoding};
 use crate::engine::EngineOptions;
 use crate::error::StorageError;
+use crate::etcd_api::services::{self, Context};
+use crate::etcd_api::{EtcdApi, EtcdOptions, GrpcServer, ServerOptions};
 use crate::network::{self, HttpOptions, HttpServer};
 use crate::openraft_network::snapshot_sender::Pace;
 use crate::openraft_network::wire::Encoding;
@@ -72,6 +74,8 @@ pub struct Node {
     inbound: Inbound,
     http: HttpServer,
     peer: Option<HttpServer>,
+    etcd: EtcdApi,
+    grpc: Option<GrpcServer>,
     /// Last, so that what runs on it goes first.
     runtime: OwnedRuntime,
 }
@@ -86,6 +90,7 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     let (http_listener, peer_listener) =
         (listen(&config.http_addr)?, config.peer_addr.as_deref().map(listen));
     let peer_listener = peer_listener.transpose()?;
+    let grpc_listener = config.grpc_addr.as_deref().map(listen).transpose()?;
     let http_addr = http_listener.local_addr()?;
     let peer_addr = peer_listener.as_ref().map_or(Ok(http_addr), TcpListener::local_addr)?;
     let advertise_addr = advertised(&config.advertise_addr, peer_addr);
@@ -131,21 +136,30 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     let service = Service::start(parts, service_options(config, advertise_addr, http_addr, secret.clone()));
     let inbound = Inbound::new(raft.clone(), data, store.clone(), secret, runtime.handle().clone());
 
+    let etcd = etcd_api(config, &service);
     let options = http_options(config);
     let raft_routes = network::raft::routes(&inbound, &service);
+    let etcd_routes = network::etcd_gateway::routes(etcd.json_calls());
     let (http, peer) = match peer_listener {
-        None => (network::start(http_listener, service.clone(), &options, raft_routes)?, None),
+        None => {
+            let routes = move |config: &mut _| {
+                raft_routes(config);
+                etcd_routes(config);
+            };
+            (network::start(http_listener, service.clone(), &options, routes)?, None)
+        }
         Some(listener) => {
             let peer = network::start_peer(listener, &options, raft_routes)?;
-            (network::start(http_listener, service.clone(), &options, |_| {})?, Some(peer))
+            (network::start(http_listener, service.clone(), &options, etcd_routes)?, Some(peer))
         }
     };
-    if let Some(addr) = &config.grpc_addr {
-        tracing::warn!("grpc_addr is {addr}, but this release serves no gRPC; use the HTTP API");
-    }
-    tracing::info!(node = config.id, http = %http.addr(), peer = %peer_addr, "the node is running");
+    let serve = |listener| GrpcServer::start(listener, etcd.clone(), grpc_options(config), runtime.handle());
+    let grpc = grpc_listener.map(serve).transpose()?;
+    let grpc_addr = grpc.as_ref().map(|grpc| tracing::field::display(grpc.addr()));
+    tracing::info!(node = config.id, http = %http.addr(), peer = %peer_addr, grpc = grpc_addr, "the node is running");
     drop(inside);
-    Ok(Node { service, raft, log, store, inbound, http, peer, runtime: OwnedRuntime(Some(runtime)) })
+    let runtime = OwnedRuntime(Some(runtime));
+    Ok(Node { service, raft, log, store, inbound, http, peer, etcd, grpc, runtime })
 }
 
 impl Node {
@@ -162,6 +176,11 @@ impl Node {
     /// The address on which peers are served.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer.as_ref().map_or_else(|| self.http.addr(), HttpServer::addr)
+    }
+
+    /// The address on which etcd's clients are served, if they are.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.grpc.as_ref().map(GrpcServer::addr)
     }
 
     /// Waits until a part of the node has failed, which stops all of it being
@@ -182,20 +201,27 @@ impl Node {
                 }
             }
         };
-        let ended = |result: std::io::Result<()>| match result {
-            Ok(()) => "the HTTP server ended".to_owned(),
-            Err(error) => format!("the HTTP server failed: {error}"),
+        let ended = |what: &str, result: std::io::Result<()>| match result {
+            Ok(()) => format!("the {what} server ended"),
+            Err(error) => format!("the {what} server failed: {error}"),
         };
         let peer = async {
             match &mut self.peer {
-                Some(peer) => ended(peer.ended().await),
+                Some(peer) => ended("HTTP", peer.ended().await),
+                None => std::future::pending().await,
+            }
+        };
+        let grpc = async {
+            match &mut self.grpc {
+                Some(grpc) => ended("gRPC", grpc.ended().await),
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             reason = raft => reason,
-            result = self.http.ended() => ended(result),
+            result = self.http.ended() => ended("HTTP", result),
             reason = peer => reason,
+            reason = grpc => reason,
         }
     }
 
@@ -205,7 +231,7 @@ impl Node {
     /// # Errors
     /// When the disk refuses the last writes; nothing acknowledged is lost by it.
     pub async fn stop(self) -> Result<(), StorageError> {
-        let Self { service, raft, log, store, inbound, http, peer, runtime } = self;
+        let Self { service, raft, log, store, inbound, http, peer, etcd, grpc, runtime } = self;
         // While this node still answers: the successor may need its vote.
         if tokio::time::timeout(RESIGN_TIMEOUT, service.resign()).await.is_err() {
             tracing::info!("stopping without having handed leadership over in time");
@@ -216,10 +242,19 @@ impl Node {
                 None => Ok(()),
             }
         };
-        // Append streams last as long as a leader and would hold the servers up.
-        let (http, peer, ()) = tokio::join!(http.stop(true), stop_peer, async { inbound.close() });
-        if let Err(error) = http.and(peer) {
-            tracing::warn!(%error, "an HTTP server did not end well");
+        let stop_grpc = async {
+            match grpc {
+                Some(grpc) => grpc.stop(true).await,
+                None => Ok(()),
+            }
+        };
+        // Append streams last as long as a leader, and watches as long as their
+        // clients like: they would hold the servers up.
+        etcd.close();
+        inbound.close();
+        let (http, peer, grpc) = tokio::join!(http.stop(true), stop_peer, stop_grpc);
+        if let Err(error) = http.and(peer).and(grpc) {
+            tracing::warn!(%error, "a server did not end well");
         }
         if raft.shutdown().await.is_err() {
             tracing::warn!("Raft did not end well");
@@ -297,6 +332,25 @@ fn service_options(
         cluster_secret,
         advertise_addr,
         http_addr,
+    }
+}
+
+/// What etcd's clients are served, on whichever port.
+fn etcd_api(config: &Config, service: &Service) -> EtcdApi {
+    let context = Arc::new(Context::new(service.clone()));
+    let options = EtcdOptions {
+        max_request_bytes: config.limits.max_request_bytes,
+        max_inflight_requests: config.limits.max_inflight_requests,
+        body_patience: config.limits.request_timeout,
+    };
+    let ready = service.clone();
+    EtcdApi::new(services::routes(&context), Arc::new(move || ready.serving()), options)
+}
+
+fn grpc_options(config: &Config) -> ServerOptions {
+    ServerOptions {
+        shutdown_timeout: config.shutdown_timeout.saturating_sub(RESIGN_TIMEOUT),
+        ..ServerOptions::default()
     }
 }
 

@@ -16,6 +16,7 @@
 pub mod gate;
 mod health;
 mod server;
+pub mod services;
 
 #[cfg(test)]
 mod tests;

@@ -164,6 +164,24 @@ impl Service {
         }
     }
 
+    /// Whether this node can serve requests as far as it knows without asking
+    /// anyone, and if not, why.
+    pub fn serving(&self) -> Result<(), String> {
+        let view = self.inner.view.borrow();
+        if view.membership.get_node(&self.node_id()).is_none() {
+            return Err(format!("node {} is not a member of a cluster yet", self.node_id()));
+        }
+        if view.leader.is_none() {
+            return Err(format!("node {} knows of no leader", self.node_id()));
+        }
+        Ok(())
+    }
+
+    /// The revision of this node's data.
+    pub fn revision(&self) -> i64 {
+        self.inner.store.store().revision()
+    }
+
     /// The hash of this node's state at `revision`, or now if that is zero.
     ///
     /// # Errors

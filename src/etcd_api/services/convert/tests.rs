@@ -1,0 +1,3 @@
+//! Messages in, requests out, and the checks on the way.
+
+use super::*;

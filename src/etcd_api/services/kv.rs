@@ -1,0 +1,139 @@
+//! The key-value service.
+
+use std::sync::Arc;
+
+use kvorum_etcd_proto::etcdserverpb as pb;
+use kvorum_etcd_proto::etcdserverpb::kv_server::Kv;
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+
+use super::range_stream;
+use super::{Context, convert, status};
+use crate::command::{Command, Op, OpOutcome, OutcomeResult, Txn, Write};
+use crate::keyspace::KeyRange;
+use crate::service::Consistency;
+
+pub(super) struct KvService {
+    context: Arc<Context>,
+}
+
+impl KvService {
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    /// Carries `op` out alone; answers the revision and what happened.
+    async fn alone(&self, op: Op) -> Result<(i64, OpOutcome), Status> {
+        let txn = self.context.service().txn(Txn::of(op), None, Consistency::Linearizable);
+        let (revision, done) = txn.await.map_err(|error| status::of(&error))?;
+        let outcome = done.responses.into_iter().next();
+        Ok((revision, outcome.ok_or_else(mismatch)?))
+    }
+}
+
+/// What a read asks for, by its `serializable`.
+pub(super) fn consistency(may_be_behind: bool) -> Consistency {
+    if may_be_behind { Consistency::Local } else { Consistency::Linearizable }
+}
+
+fn mismatch() -> Status {
+    Status::internal("etcdserver: the outcome is of another kind than the request")
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<pb::RangeResponse>, Status> {
+        let request = request.into_inner();
+        let consistency = consistency(request.serializable);
+        let request = convert::range(request)?;
+        let read = self.context.service().read(request, consistency).await;
+        let (revision, found) = read.map_err(|error| status::of(&error))?;
+        Ok(Response::new(convert::range_response(self.context.header(revision), found)))
+    }
+
+    type RangeStreamStream = BoxStream<pb::RangeStreamResponse>;
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let request = request.into_inner();
+        let consistency = consistency(request.serializable);
+        let request = convert::range(request)?;
+        let stream = range_stream::start(Arc::clone(&self.context), request, consistency).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        let put = convert::put(request.into_inner())?;
+        let (revision, prev_kv) = match (put.value, put.lease) {
+            (Some(value), Some(lease)) if !put.want_previous => {
+                // The shorter form of the same, which also carries the shorter answer.
+                let command = Command::of(Write::Put { key: put.key, value, lease });
+                let written = self.context.service().write(command).await;
+                (written.map_err(|error| status::of(&error))?.revision, None)
+            }
+            (value, lease) => {
+                let put = crate::command::PutOp { value, lease, ..put };
+                match self.alone(Op::Put(put)).await? {
+                    (revision, OpOutcome::Put { revision: _, previous }) => (revision, previous),
+                    (_, OpOutcome::Deleted { .. } | OpOutcome::Range { .. } | OpOutcome::Txn(_)) => {
+                        return Err(mismatch());
+                    }
+                }
+            }
+        };
+        let header = Some(self.context.header(revision));
+        Ok(Response::new(pb::PutResponse { header, prev_kv: prev_kv.map(convert::key_value) }))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let delete = convert::delete(request.into_inner())?;
+        let (revision, count, previous) = match delete.keys {
+            KeyRange::One(key) if !delete.want_previous => {
+                let written = self.context.service().write(Command::of(Write::Delete { key })).await;
+                let outcome = written.map_err(|error| status::of(&error))?;
+                let OutcomeResult::Deleted { count } = outcome.result else { return Err(mismatch()) };
+                (outcome.revision, count, Vec::new())
+            }
+            keys => {
+                let delete = crate::command::DeleteOp { keys, want_previous: delete.want_previous };
+                match self.alone(Op::Delete(delete)).await? {
+                    (revision, OpOutcome::Deleted { revision: _, count, previous }) => {
+                        (revision, count, previous)
+                    }
+                    (_, OpOutcome::Put { .. } | OpOutcome::Range { .. } | OpOutcome::Txn(_)) => {
+                        return Err(mismatch());
+                    }
+                }
+            }
+        };
+        Ok(Response::new(convert::delete_response(self.context.header(revision), count, previous)))
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        let request = request.into_inner();
+        let consistency = consistency(convert::may_be_behind(&request));
+        let service = self.context.service();
+        let txn = convert::txn(request, service.limits().max_txn_ops)?;
+        let done = service.txn(txn, None, consistency).await;
+        let (revision, done) = done.map_err(|error| status::of(&error))?;
+        Ok(Response::new(convert::txn_response(self.context.header(revision), done)))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let pb::CompactionRequest { revision, physical } = request.into_inner();
+        let compacted = self.context.service().compact(revision, physical).await;
+        let revision = compacted.map_err(|error| status::of(&error))?;
+        Ok(Response::new(pb::CompactionResponse { header: Some(self.context.header(revision)) }))
+    }
+}

@@ -1,0 +1,27 @@
+//! etcd's services: what each call means in terms of the service layer.
+//!
+//! A service here translates: a message into a request of ours, the outcome into a message,
+//! and a failure into etcd's code and words. It decides nothing that another front would have
+//! to decide again, and touches neither Raft nor the disk.
+
+mod context;
+mod convert;
+mod kv;
+mod range_stream;
+mod status;
+
+pub use context::Context;
+
+use std::sync::Arc;
+
+use kvorum_etcd_proto::etcdserverpb::kv_server::KvServer;
+use tonic::service::Routes;
+
+use super::max_message_bytes;
+
+/// All services over `context`.
+pub fn routes(context: &Arc<Context>) -> Routes {
+    let limit = max_message_bytes(context.max_request_bytes());
+    let kv = KvServer::new(kv::KvService::new(Arc::clone(context))).max_decoding_message_size(limit);
+    Routes::new(kv)
+}
