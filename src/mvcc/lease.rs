@@ -78,14 +78,14 @@ impl WriteSession<'_> {
     pub fn set_lease(&mut self, lease: Lease) {
         self.batch.put(self.families.leases, &schema::lease_key(lease.id), &lease.encode());
         self.leases.insert(lease.id, Some(lease));
-        self.lease_changes.push(LeaseChange::Set(lease));
+        self.committed.leases.push(LeaseChange::Set(lease));
     }
 
     /// Removes a lease. Keys that are still attached stay.
     pub fn remove_lease(&mut self, id: i64) {
         self.batch.delete(self.families.leases, &schema::lease_key(id));
         self.leases.insert(id, None);
-        self.lease_changes.push(LeaseChange::Removed(id));
+        self.committed.leases.push(LeaseChange::Removed(id));
     }
 
     /// Keys that are attached to the lease `id` now, in order: at most `limit`.
@@ -127,7 +127,7 @@ impl WriteSession<'_> {
     pub fn set_lease_clock(&mut self, clock: u64) {
         self.batch.put(self.families.meta, LEASE_CLOCK_CELL, &clock.to_le_bytes());
         self.lease_clock = Some(clock);
-        self.lease_changes.push(LeaseChange::Clock(clock));
+        self.committed.leases.push(LeaseChange::Clock(clock));
     }
 
     /// Keeps the index of attachments true when a key goes from one lease to

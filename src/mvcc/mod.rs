@@ -30,7 +30,7 @@ pub use crate::engine::{EngineOptions, MemoryUsage};
 pub use crate::keyspace::{KeyValue, Record};
 pub use schema::{ChangeKind, FORMAT_VERSION, OLDEST_REVISION};
 pub use store::Store;
-pub use write::{PutDone, WriteSession};
+pub use write::{Committed, PutDone, WriteSession};
 
 /// What a point read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,28 @@ pub struct Change {
     pub key: Bytes,
     /// The state hash after this change.
     pub hash: u64,
+}
+
+/// One change of one key, with what the key held before and after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What happened to the key.
+    pub kind: ChangeKind,
+    /// The key.
+    pub key: Bytes,
+    /// What it holds since; `None` after a deletion.
+    pub record: Option<Record>,
+    /// What it held before; `None` if it was absent, or if that was compacted.
+    pub previous: Option<Record>,
+}
+
+/// All changes of one revision, in the order in which they were made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionEvents {
+    /// The revision.
+    pub revision: i64,
+    /// The changes; at least one.
+    pub events: Vec<Event>,
 }
 
 /// A promise to keep the keys attached to it until its time is up.

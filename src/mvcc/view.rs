@@ -12,7 +12,9 @@ use bytes::Bytes;
 
 use super::schema::{self, CHANGES, CURRENT, HEAD_CELL, HISTORY, Head, META};
 use super::store::Shared;
-use super::{Change, KeyValue, Lookup, Page, RangeQuery, ReadError, Record, Store};
+use super::{
+    Change, ChangeKind, Event, KeyValue, Lookup, Page, RangeQuery, ReadError, Record, RevisionEvents, Store,
+};
 use crate::codec::DecodeError;
 use crate::engine::{Cursor, DbView, Scan};
 use crate::error::StorageError;
@@ -145,6 +147,47 @@ impl Store {
             return Err(ReadError::Compacted { requested: from, oldest });
         }
         Ok(changes)
+    }
+
+    /// What happened from revision `from` on, whole revisions in order: `limit`
+    /// changes or more, if there are so many. None if `from` is not written yet.
+    ///
+    /// # Errors
+    /// `Compacted` if the changes at `from` are no longer there.
+    pub fn events(&self, from: i64, limit: usize) -> Result<Vec<RevisionEvents>, ReadError> {
+        let mut revisions: Vec<RevisionEvents> = Vec::new();
+        for change in self.changes(from, limit)? {
+            let Change { main, kind, key, .. } = change;
+            let event = self.event(main, kind, key)?;
+            match revisions.last_mut().filter(|last| last.revision == main) {
+                Some(last) => last.events.push(event),
+                None => revisions.push(RevisionEvents { revision: main, events: vec![event] }),
+            }
+        }
+        // A compaction meanwhile may have taken undo images away.
+        let oldest = self.shared.head().oldest();
+        if from < oldest {
+            return Err(ReadError::Compacted { requested: from, oldest });
+        }
+        Ok(revisions)
+    }
+
+    /// Puts together what the change of `key` at `revision` replaced, and what by.
+    fn event(&self, revision: i64, kind: ChangeKind, key: Bytes) -> Result<Event, StorageError> {
+        let shared = &*self.shared;
+        // The newest record first, as for a read of the past.
+        let newest = shared.db.get(shared.family(CURRENT), &key)?;
+        let newest = newest.map(|bytes| Record::decode(&bytes)).transpose().map_err(corrupt_record)?;
+        let record = match (kind, newest) {
+            (ChangeKind::Delete, _) => None,
+            (ChangeKind::Put, Some(record)) if record.mod_revision <= revision => Some(record),
+            (ChangeKind::Put, _) => self.undo_image(&key, revision)?,
+        };
+        let mut replaced = Vec::new();
+        schema::history_key(&mut replaced, &key, revision);
+        let previous = shared.db.get(shared.family(HISTORY), &replaced)?;
+        let previous = previous.map(|bytes| Record::decode(&bytes)).transpose().map_err(corrupt_record)?;
+        Ok(Event { kind, key, record, previous })
     }
 
     /// The state hash after `revision`.

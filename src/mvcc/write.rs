@@ -10,7 +10,7 @@ use super::range::{Found, Source, Visit};
 use super::schema::{self, ChangeKind, HEAD_CELL, Head};
 use super::store::{Shared, Turn};
 use super::view::{Bounds, View, check_readable, corrupt_record};
-use super::{Lease, LeaseChange, ReadError, Record};
+use super::{Event, Lease, LeaseChange, ReadError, Record, RevisionEvents};
 use crate::engine::{Batch, Cursor, Family, Scan};
 use crate::error::StorageError;
 use crate::keyspace::KeyRange;
@@ -24,6 +24,15 @@ pub struct PutDone {
     pub previous: Option<Record>,
     /// How many times the key was set since it was created.
     pub version: i64,
+}
+
+/// What a batch changed, for those who follow along.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Its revisions, in order.
+    pub revisions: Vec<RevisionEvents>,
+    /// Its changes of leases, in order.
+    pub leases: Vec<LeaseChange>,
 }
 
 /// A batch in the making. Its calls see what earlier ones did; nobody else sees
@@ -45,8 +54,7 @@ pub struct WriteSession<'a> {
     pub(super) lease_clock: Option<u64>,
     /// The changes of one command share a revision while this is set.
     joined: Option<Joined>,
-    /// Changes of leases and of their clock, in order.
-    pub(super) lease_changes: Vec<LeaseChange>,
+    pub(super) committed: Committed,
     scratch: Vec<u8>,
     _turn: Turn<'a>,
 }
@@ -90,7 +98,7 @@ impl<'a> WriteSession<'a> {
             attachments: BTreeMap::new(),
             lease_clock: None,
             joined: None,
-            lease_changes: Vec::new(),
+            committed: Committed::default(),
             scratch: Vec::new(),
             _turn: turn,
         }
@@ -230,6 +238,17 @@ impl<'a> WriteSession<'a> {
         }
         let lease_of = |record: Option<&Record>| record.map_or(0, |record| record.lease);
         self.move_attachment(key, lease_of(previous), lease_of(record));
+        self.remember(
+            revision,
+            Event { kind, key: key.clone(), record: record.cloned(), previous: previous.cloned() },
+        );
+    }
+
+    fn remember(&mut self, revision: i64, event: Event) {
+        match self.committed.revisions.last_mut().filter(|last| last.revision == revision) {
+            Some(last) => last.events.push(event),
+            None => self.committed.revisions.push(RevisionEvents { revision, events: vec![event] }),
+        }
     }
 
     fn touched(&self, key: &[u8]) -> Result<Option<Record>, StorageError> {
@@ -299,19 +318,18 @@ impl<'a> WriteSession<'a> {
     }
 
     /// Makes the batch visible: all of it, and then its revision and hash. It
-    /// survives a crash after the next flush, together with all before it. Answers
-    /// what changed of the leases, in order.
+    /// survives a crash after the next flush, together with all before it.
     ///
     /// # Errors
     /// Whatever failed, nothing of the batch is promised, and nothing more is
     /// written: every later commit answers [`StorageError::Poisoned`].
-    pub fn commit(mut self) -> Result<Vec<LeaseChange>, StorageError> {
+    pub fn commit(mut self) -> Result<Committed, StorageError> {
         if self.batch.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Committed::default());
         }
         self.batch.put(self.families.meta, HEAD_CELL, &self.head.encode());
         self.shared.commit(self.batch, self.head)?;
-        Ok(self.lease_changes)
+        Ok(self.committed)
     }
 }
 

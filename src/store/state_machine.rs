@@ -376,8 +376,8 @@ impl StateMachineStore {
             put_stored_membership(&mut out, &applied.membership);
             session.set_meta(MEMBERSHIP, out);
         }
-        let lease_changes = session.commit()?;
-        self.shared.leases.apply(&lease_changes);
+        let committed = session.commit()?;
+        self.shared.leases.apply(&committed.leases);
         if let Some(known_nodes) = known_nodes {
             *self.shared.known_nodes.lock() = known_nodes;
         }
