@@ -16,10 +16,11 @@ const WIRING: [&str; 3] = ["lib", "main", "node"];
 
 /// What each other module may import besides the vocabulary. A lower line never
 /// imports a higher one, which `layers_only_import_downwards` holds this table to.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     ("network", &["service"]),
-    ("service", &["openraft_network", "store", "mvcc"]),
+    ("service", &["openraft_network", "watch", "store", "mvcc"]),
     ("openraft_network", &[]),
+    ("watch", &["store", "mvcc"]),
     ("store", &["mvcc", "engine"]),
     ("mvcc", &["engine"]),
     ("engine", &[]),

@@ -10,6 +10,7 @@ pub mod data_dir;
 pub mod log_codec;
 pub mod log_metrics;
 pub mod log_store;
+pub mod recent;
 pub mod snapshot;
 pub mod state_machine;
 
@@ -22,4 +23,5 @@ mod tests;
 
 pub use log_metrics::LogMetrics;
 pub use log_store::{FatalHook, LogOptions, LogReader, RocksLogStore, exit_on_failure};
+pub use recent::{RecentEvents, Since};
 pub use state_machine::StateMachineStore;

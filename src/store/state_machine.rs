@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use super::apply::apply;
 use super::data_dir::{DataDir, sync_dir, write_atomically};
 use super::log_codec::{put_log_id, put_stored_membership, read_log_id, read_stored_membership};
+use super::recent::{RECENT_BYTES, RecentEvents};
 use super::snapshot::{self, SnapshotDir, link_files, remove_dir};
 use crate::codec::Reader;
 use crate::command::{Outcome, OutcomeResult};
@@ -228,6 +229,8 @@ struct Shared {
     sequence: AtomicU64,
     /// The last entry that this node's own log holds on disk.
     durable_log: watch::Receiver<Option<LogId>>,
+    /// The newest changes, for those who follow them.
+    recent: RecentEvents,
     counters: ApplyCounters,
 }
 
@@ -250,6 +253,7 @@ impl StateMachineStore {
         let sequence = snapshot.as_ref().map_or(0, |(_, dir)| next_sequence(&dir.id()));
         let known_nodes = read_known_nodes(generation.store())?;
         let applied_index = index_of(&applied);
+        let recent = RecentEvents::new(generation.store().revision(), RECENT_BYTES);
         let shared = Shared {
             state,
             snapshots,
@@ -263,6 +267,7 @@ impl StateMachineStore {
             building: Mutex::new(()),
             sequence: AtomicU64::new(sequence),
             durable_log,
+            recent,
             counters: ApplyCounters::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -315,6 +320,11 @@ impl StateMachineStore {
     pub fn next_snapshot_name(&self) -> String {
         let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
         format!("{}-{sequence}", std::process::id())
+    }
+
+    /// The newest changes, for those who follow them.
+    pub fn recent(&self) -> &RecentEvents {
+        &self.shared.recent
     }
 
     /// Figures for metrics.
@@ -477,7 +487,11 @@ impl StateMachineStore {
         generation.keep();
         set_current_generation(&shared.state, number)?;
         *shared.known_nodes.lock() = known_nodes;
+        let revision = generation.store().revision();
         shared.generation.store(Arc::new(generation));
+        // After the switch: whoever is sent to the store for what happened up to this
+        // revision must find it there.
+        shared.recent.reset(revision);
         self.publish_applied(applied);
         previous.retire();
         drop(previous);
