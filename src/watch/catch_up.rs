@@ -88,7 +88,12 @@ impl Hub {
     /// dispatch. `read` begins where the turn does and is not empty.
     pub(super) fn end_turn(&self, turn: &Turn, mut read: Vec<Arc<RevisionEvents>>) {
         let mut queues = vec![Arc::clone(&turn.queue)];
-        queues.extend(self.line.lock().iter().take(SESSIONS_PER_TURN).cloned());
+        {
+            // The session itself may stand in line again already.
+            let line = self.line.lock();
+            let others = line.iter().filter(|other| other.number != turn.queue.number);
+            queues.extend(others.take(SESSIONS_PER_TURN).cloned());
+        }
         let last = read.last().map_or(turn.from, |events| events.revision);
 
         let mut registry = self.registry.lock();

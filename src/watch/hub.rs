@@ -277,13 +277,15 @@ impl Hub {
         // must not pass a revision between reading it here and giving the watcher its
         // place.
         let (revision, compacted) = (self.history.revision(), self.history.compacted());
-        let next = request.from.map_or(revision.saturating_add(1), |from| from.max(OLDEST_REVISION));
+        let from = request.from.map(|from| from.max(OLDEST_REVISION));
+        // The oldest revision is that of the empty store: no change made it.
+        let next = from.map_or(revision.saturating_add(1), |from| from.max(OLDEST_REVISION + 1));
         let watcher = Arc::new(Watcher::new(registry.number(), id, request, Arc::clone(queue), next));
         queue.created(id, revision);
         if request.progress {
             self.schedule_progress(&mut registry, &watcher, self.now_ms());
         }
-        if request.from.is_some() && next < compacted {
+        if from.is_some_and(|from| from < compacted) {
             self.end_compacted(&mut registry, &watcher, compacted);
             return Ok(watcher);
         }

@@ -39,6 +39,9 @@ struct State {
     bytes: usize,
     /// How many items are revisions.
     revisions: usize,
+    /// Whether a revision was refused since the client last read one. Room for some
+    /// other revision is no room for that one, and to try again would be in vain.
+    is_full: bool,
     /// Up to which of its changes the first item has been told, in fragments.
     told: usize,
     turn: Turn,
@@ -90,7 +93,7 @@ impl State {
     fn has_room(&self, options: &WatchOptions, counters: &Counters) -> bool {
         let is_low = self.bytes <= options.queue_bytes / 2 && self.revisions <= options.queue_messages / 2;
         let total = counters.queue_bytes.load(Ordering::Relaxed);
-        self.revisions == 0 || (is_low && total < options.total_queue_bytes)
+        self.revisions == 0 || (!self.is_full && is_low && total < options.total_queue_bytes)
     }
 
     /// What it costs to keep one more item with `events`, `size` bytes large.
@@ -110,6 +113,7 @@ impl State {
     }
 
     fn release(&mut self, bytes: usize, counters: &Counters) {
+        self.is_full = false;
         self.revisions -= 1;
         self.bytes -= bytes;
         counters.queue_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -189,6 +193,7 @@ impl Queue {
             }
             let bytes = state.cost(events, size);
             if !state.takes(bytes, options, counters) {
+                state.is_full = true;
                 return false;
             }
             state.revisions += 1;

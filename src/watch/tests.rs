@@ -2,6 +2,8 @@
 //! nothing here depends on time: the tests take the hub's steps themselves.
 
 mod behaviour;
+mod model;
+mod rates;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -194,7 +196,8 @@ impl Fixture {
 
     /// Takes steps until none is left.
     fn settle(&self) {
-        while self.dispatch(3) || self.catch_up() {}
+        let steps = (0..1_000_000).take_while(|_| self.dispatch(3) || self.catch_up());
+        assert!(steps.count() < 1_000_000, "steps that change nothing");
     }
 
     fn unsynced(&self) -> usize {

@@ -149,12 +149,18 @@ impl State {
                 }
                 OutcomeResult::Deleted { count }
             }
+            Write::Txn(_)
+            | Write::Compact { .. }
+            | Write::LeaseGrant { .. }
+            | Write::LeaseRevoke { .. }
+            | Write::LeaseRenew { .. }
+            | Write::LeaseTick { .. } => panic!(),
         };
         Outcome { revision: self.revision, result }
     }
 
     fn submit(&mut self, command: &Command) -> Result<Outcome, Error> {
-        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write;
+        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else { panic!() };
         let token = command.idempotency.as_ref().map(|idempotency| idempotency.token.clone());
         if let Some((write, outcome)) = token.as_ref().and_then(|token| self.outcomes.get(token)) {
             let same = *write == command.write;
@@ -191,7 +197,7 @@ impl Backend for Memory {
         if let Some(gate) = &self.0.gate {
             gate.acquire().await.unwrap().forget();
         }
-        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write;
+        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else { panic!() };
         if key.is_empty() {
             return Err(Error::Invalid("the key is empty".to_owned()));
         }

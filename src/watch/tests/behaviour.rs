@@ -78,6 +78,22 @@ fn a_start_below_the_compacted_revision_is_canceled_and_one_at_it_works() {
 }
 
 #[test]
+fn a_start_before_everything_is_a_start_at_the_first_change() {
+    let fixture = Fixture::with_ring(WatchOptions::default(), 0);
+    let mut session = fixture.session();
+    for from in [0, 1, 2] {
+        session.create(WatchRequest { from: Some(from), ..one("a") }).unwrap();
+    }
+    assert_eq!(fixture.unsynced(), 0, "there is nothing to catch up with");
+    drain(&mut session);
+    fixture.put("a");
+    fixture.settle();
+    session.create(WatchRequest { from: Some(1), ..one("a") }).unwrap();
+    fixture.settle();
+    assert_eq!(kinds(&drain(&mut session)).len(), 5);
+}
+
+#[test]
 fn compaction_that_overtakes_a_watcher_cancels_it() {
     let fixture = Fixture::with_ring(WatchOptions::default(), 0);
     for _ in 0..5 {
@@ -217,6 +233,21 @@ fn a_full_session_keeps_what_it_holds_and_no_more() {
     drop(session);
     assert_eq!(fixture.hub.counters.queue_bytes.load(Ordering::Relaxed), 0);
     assert_eq!(fixture.memory.recent.bytes(), 0, "nobody watches");
+}
+
+#[test]
+fn a_revision_that_does_not_fit_is_not_tried_again_before_the_client_has_read() {
+    let options = WatchOptions { queue_bytes: 10_000, ..WatchOptions::default() };
+    let fixture = Fixture::new(options);
+    let mut session = fixture.session();
+    session.create(prefix("")).unwrap();
+    fixture.put("small");
+    fixture.write(&[(b"large", Some(&[b'v'; 9_900]))]);
+    fixture.settle();
+    assert_eq!((fixture.unsynced(), fixture.catch_up()), (1, false));
+    assert_eq!(told(&drain(&mut session)).len(), 1);
+    assert!(fixture.catch_up());
+    assert_eq!(told(&drain(&mut session)).len(), 1);
 }
 
 #[test]
