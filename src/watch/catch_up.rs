@@ -28,7 +28,7 @@ const DELIVERIES_PER_TURN: usize = 32_768;
 const REVISIONS_PER_STEP: usize = 128;
 /// Least and most changes that one read asks for.
 const LEAST_CHANGES: usize = 16;
-const MOST_CHANGES: usize = 1_024;
+const MOST_CHANGES: usize = 256;
 /// Bytes that one read should give, about.
 const READ_BYTES: usize = 4 << 20;
 
@@ -47,12 +47,12 @@ impl ReadSize {
         Self(AtomicUsize::new(LEAST_CHANGES))
     }
 
-    fn get(&self) -> usize {
+    pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Learns from a read that asked for `asked` changes.
-    fn learn(&self, asked: usize, read: &[Arc<RevisionEvents>]) {
+    pub(super) fn learn(&self, asked: usize, read: &[Arc<RevisionEvents>]) {
         let bytes: usize = read.iter().map(|events| retained_bytes(events)).sum();
         let changes: usize = read.iter().map(|events| events.events.len()).sum();
         if changes < asked {
@@ -203,14 +203,12 @@ pub(super) async fn serve_forever(hub: Arc<Hub>) {
 async fn serve(hub: &Arc<Hub>, turn: Turn) {
     let read = match hub.recent(turn.from, REVISIONS_PER_STEP) {
         Some(events) => Ok(events),
-        None => {
-            past(hub, turn.from, turn.changes).await.inspect(|read| hub.read_size.learn(turn.changes, read))
-        }
+        None => past(hub, turn.from, turn.changes).await,
     };
     match read {
         Ok(read) if !read.is_empty() => hub.end_turn(&turn, read),
         Err(ReadError::Compacted { oldest, .. }) if oldest > turn.from => {
-            hub.end_turn_compacted(&turn, oldest)
+            hub.end_turn_compacted(&turn, oldest);
         }
         other => {
             retry_later(turn.from, other).await;

@@ -15,6 +15,8 @@ pub struct WatchCounters {
     /// Bytes that wait in sessions now. Counted for each session, though sessions
     /// share them.
     pub queue_bytes: u64,
+    /// Bytes of the newest changes, kept for all of them.
+    pub recent_bytes: u64,
     /// Changes handed to clients, counted for each watcher.
     pub events: u64,
     /// How often a watcher's queue was full, so that it had to catch up later.
@@ -29,6 +31,7 @@ pub struct WatchCounters {
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    pub(super) sessions: AtomicUsize,
     pub(super) queue_bytes: AtomicUsize,
     pub(super) events: AtomicU64,
     pub(super) fell_behind: AtomicU64,

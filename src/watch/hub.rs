@@ -24,8 +24,6 @@ use crate::store::recent::retained_bytes;
 
 /// Most revisions that dispatch takes from memory at once.
 const DISPATCH_REVISIONS: usize = 128;
-/// Changes that dispatch reads from disk at once.
-const DISPATCH_CHANGES: usize = 128;
 /// After so many deliveries dispatch lets other tasks run.
 const DELIVERIES_PER_SLICE: usize = 8_192;
 /// How long to wait before history that could not be read is read again.
@@ -237,6 +235,7 @@ impl Hub {
         let mut registry = self.registry.lock();
         let queue = Arc::new(Queue::new(registry.number()));
         registry.sessions.insert(queue.number, Arc::clone(&queue));
+        self.counters.sessions.store(registry.sessions.len(), Ordering::Relaxed);
         if registry.is_closed {
             queue.close(&self.counters);
         }
@@ -255,6 +254,7 @@ impl Hub {
         }
         registry.awaiting.remove(&queue.number);
         registry.sessions.remove(&queue.number);
+        self.counters.sessions.store(registry.sessions.len(), Ordering::Relaxed);
         self.follow_while_watched(&registry, before);
         queue.abandon(&self.counters);
     }
@@ -262,7 +262,7 @@ impl Hub {
     pub(super) fn create(
         &self,
         id: i64,
-        request: &WatchRequest,
+        request: WatchRequest,
         queue: &Arc<Queue>,
     ) -> Result<Arc<Watcher>, WatchRefusal> {
         let mut registry = self.registry.lock();
@@ -277,12 +277,13 @@ impl Hub {
         // must not pass a revision between reading it here and giving the watcher its
         // place.
         let (revision, compacted) = (self.history.revision(), self.history.compacted());
-        let from = request.from.map(|from| from.max(OLDEST_REVISION));
+        let (from, progress) = (request.from, request.progress);
+        let from = from.map(|from| from.max(OLDEST_REVISION));
         // The oldest revision is that of the empty store: no change made it.
         let next = from.map_or(revision.saturating_add(1), |from| from.max(OLDEST_REVISION + 1));
         let watcher = Arc::new(Watcher::new(registry.number(), id, request, Arc::clone(queue), next));
         queue.created(id, revision);
-        if request.progress {
+        if progress {
             self.schedule_progress(&mut registry, &watcher, self.now_ms());
         }
         if from.is_some_and(|from| from < compacted) {
@@ -417,7 +418,9 @@ impl Hub {
     /// Changes from `from` on out of history; blocks.
     pub(super) fn past(&self, from: i64, changes: usize) -> Result<Vec<Arc<RevisionEvents>>, ReadError> {
         count(&self.counters.disk_reads, 1);
-        Ok(self.history.events(from, changes)?.into_iter().map(Arc::new).collect())
+        let read: Vec<_> = self.history.events(from, changes)?.into_iter().map(Arc::new).collect();
+        self.read_size.learn(changes, &read);
+        Ok(read)
     }
 
     fn schedule_progress(&self, registry: &mut Registry, watcher: &Arc<Watcher>, now_ms: u64) {
@@ -438,7 +441,7 @@ impl Hub {
             let watcher = entry.remove();
             let was_active = watcher.take_activity();
             if !was_active && watcher.is(Place::Synced) && watcher.next() <= registry.at.saturating_add(1) {
-                watcher.queue.told_if_idle(watcher.id, registry.at);
+                watcher.queue.told_if_idle(&watcher, registry.at);
             }
             self.schedule_progress(&mut registry, &watcher, now_ms);
         }
@@ -462,7 +465,7 @@ impl Hub {
         let mut closed = self.closed.subscribe();
         // An error would mean that the sender is gone, which `self` holds.
         if closed.wait_for(|closed| *closed).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -473,6 +476,7 @@ impl Hub {
             watchers: registry.watchers as u64,
             unsynced: registry.unsynced.len() as u64,
             queue_bytes: self.counters.queue_bytes.load(Ordering::Relaxed) as u64,
+            recent_bytes: self.history.recent().bytes() as u64,
             events: get(&self.counters.events),
             fell_behind: get(&self.counters.fell_behind),
             catch_up_turns: get(&self.counters.catch_up_turns),
@@ -523,7 +527,7 @@ async fn dispatch_all(hub: &Arc<Hub>) {
     while let Some(from) = hub.upcoming() {
         let events = match hub.recent(from, DISPATCH_REVISIONS) {
             Some(events) => Ok(events),
-            None => past(hub, from, DISPATCH_CHANGES).await,
+            None => past(hub, from, hub.read_size.get()).await,
         };
         match events {
             Ok(events) if !events.is_empty() => {
@@ -545,9 +549,10 @@ async fn dispatch_all(hub: &Arc<Hub>) {
 
 /// Waits before history is read again that should have given something.
 pub(super) async fn retry_later(from: i64, read: Result<Vec<Arc<RevisionEvents>>, ReadError>) {
-    match read {
-        Err(error) => tracing::warn!(%error, from, "watchers wait: past changes could not be read"),
-        Ok(_) => tracing::warn!(from, "watchers wait: the store does not show these changes yet"),
+    if let Err(error) = read {
+        tracing::warn!(%error, from, "watchers wait: past changes could not be read");
+    } else {
+        tracing::warn!(from, "watchers wait: the store does not show these changes");
     }
     tokio::time::sleep(RETRY).await;
 }

@@ -34,10 +34,7 @@ struct Group {
 impl Group {
     fn of(watcher: Arc<Watcher>) -> Self {
         watcher.set_position(0);
-        // Most groups stay groups of one.
-        let mut watchers = Vec::with_capacity(1);
-        watchers.push(watcher);
-        Self { watchers, met_in: Cell::new(0), kinds: Cell::new(Kinds::default()) }
+        Self { watchers: vec![watcher], met_in: Cell::new(0), kinds: Cell::new(Kinds::default()) }
     }
 
     fn add(&mut self, watcher: Arc<Watcher>) {
@@ -124,7 +121,7 @@ impl Index {
         let mut met = Vec::new();
         for event in &events.events {
             let kind = Kinds::of(event.kind);
-            let mut meet = |group: &'a Group| {
+            let mut note = |group: &'a Group| {
                 if group.met_in.replace(lookup) == lookup {
                     group.kinds.set(group.kinds.get().with(kind));
                 } else {
@@ -133,9 +130,9 @@ impl Index {
                 }
             };
             if let Some(group) = self.keys.get(&event.key) {
-                meet(group);
+                note(group);
             }
-            self.ranges.containing(&event.key, meet);
+            self.ranges.containing(&event.key, note);
         }
         for group in met {
             let kinds = group.kinds.get();

@@ -67,22 +67,21 @@ impl<T> Node<T> {
         );
         self.last_end = last.cloned();
     }
-
-    fn refreshed(mut self: Box<Self>) -> Box<Self> {
-        self.refresh();
-        self
-    }
 }
 
-fn insert<T>(link: Link<T>, mut new: Box<Node<T>>) -> Box<Node<T>> {
-    let Some(mut node) = link else { return new };
-    if new.priority > node.priority {
-        (new.left, new.right) = split(Some(node), &new.bounds);
-        return new.refreshed();
+fn insert<T>(link: &mut Link<T>, mut new: Box<Node<T>>) {
+    match link {
+        Some(node) if node.priority >= new.priority => {
+            let side = if cmp(&new.bounds, &node.bounds).is_lt() { &mut node.left } else { &mut node.right };
+            insert(side, new);
+            node.refresh();
+        }
+        Some(_) | None => {
+            (new.left, new.right) = split(link.take(), &new.bounds);
+            new.refresh();
+            *link = Some(new);
+        }
     }
-    let side = if cmp(&new.bounds, &node.bounds).is_lt() { &mut node.left } else { &mut node.right };
-    *side = Some(insert(side.take(), new));
-    node.refreshed()
 }
 
 /// What lies before `bounds` and what lies after.
@@ -91,11 +90,13 @@ fn split<T>(link: Link<T>, bounds: &Bounds) -> (Link<T>, Link<T>) {
     if cmp(&node.bounds, bounds).is_lt() {
         let (before, after) = split(node.right.take(), bounds);
         node.right = before;
-        (Some(node.refreshed()), after)
+        node.refresh();
+        (Some(node), after)
     } else {
         let (before, after) = split(node.left.take(), bounds);
         node.left = after;
-        (before, Some(node.refreshed()))
+        node.refresh();
+        (before, Some(node))
     }
 }
 
@@ -105,10 +106,12 @@ fn merge<T>(left: Link<T>, right: Link<T>) -> Link<T> {
         (Some(mut left), Some(mut right)) => {
             if left.priority > right.priority {
                 left.right = merge(left.right.take(), Some(right));
-                Some(left.refreshed())
+                left.refresh();
+                Some(left)
             } else {
                 right.left = merge(Some(left), right.left.take());
-                Some(right.refreshed())
+                right.refresh();
+                Some(right)
             }
         }
     }
@@ -121,29 +124,30 @@ fn remove<T>(link: Link<T>, bounds: &Bounds) -> Link<T> {
         Ordering::Less => node.left = remove(node.left.take(), bounds),
         Ordering::Greater => node.right = remove(node.right.take(), bounds),
     }
-    Some(node.refreshed())
+    node.refresh();
+    Some(node)
 }
 
-fn visit<'a, T>(link: &'a Link<T>, key: &[u8], found: &mut impl FnMut(&'a T)) {
-    let Some(node) = link else { return };
-    let ends_before = |end: &Option<Bytes>| end.as_ref().is_some_and(|end| end.as_ref() <= key);
-    if ends_before(&node.last_end) {
+fn visit<'a, T>(node: Option<&'a Node<T>>, key: &[u8], found: &mut impl FnMut(&'a T)) {
+    let Some(node) = node else { return };
+    let ends_before = |end: Option<&Bytes>| end.is_some_and(|end| end.as_ref() <= key);
+    if ends_before(node.last_end.as_ref()) {
         return;
     }
-    visit(&node.left, key, found);
+    visit(node.left.as_deref(), key, found);
     if node.bounds.0.as_ref() <= key {
-        if !ends_before(&node.bounds.1) {
+        if !ends_before(node.bounds.1.as_ref()) {
             found(&node.value);
         }
-        visit(&node.right, key, found);
+        visit(node.right.as_deref(), key, found);
     }
 }
 
-fn visit_all<'a, T>(link: &'a Link<T>, found: &mut impl FnMut(&'a T)) {
-    let Some(node) = link else { return };
-    visit_all(&node.left, found);
+fn visit_all<'a, T>(node: Option<&'a Node<T>>, found: &mut impl FnMut(&'a T)) {
+    let Some(node) = node else { return };
+    visit_all(node.left.as_deref(), found);
     found(&node.value);
-    visit_all(&node.right, found);
+    visit_all(node.right.as_deref(), found);
 }
 
 impl<T> Intervals<T> {
@@ -166,7 +170,7 @@ impl<T> Intervals<T> {
         let priority = self.random.hash_one(self.added);
         let last_end = bounds.1.clone();
         let node = Node { bounds, last_end, priority, value, left: None, right: None };
-        self.root = Some(insert(self.root.take(), Box::new(node)));
+        insert(&mut self.root, Box::new(node));
     }
 
     /// Forgets what is kept for exactly this range.
@@ -176,12 +180,12 @@ impl<T> Intervals<T> {
 
     /// Gives what is kept for each range that `key` lies in.
     pub(super) fn containing<'a>(&'a self, key: &[u8], mut found: impl FnMut(&'a T)) {
-        visit(&self.root, key, &mut found);
+        visit(self.root.as_deref(), key, &mut found);
     }
 
     /// Gives all that is kept.
     pub(super) fn all<'a>(&'a self, mut found: impl FnMut(&'a T)) {
-        visit_all(&self.root, &mut found);
+        visit_all(self.root.as_deref(), &mut found);
     }
 }
 
@@ -199,8 +203,8 @@ mod tests {
         (key(), proptest::option::of(key()))
     }
 
-    fn depth<T>(link: &Link<T>) -> usize {
-        link.as_ref().map_or(0, |node| 1 + depth(&node.left).max(depth(&node.right)))
+    fn depth<T>(node: Option<&Node<T>>) -> usize {
+        node.map_or(0, |node| 1 + depth(node.left.as_deref()).max(depth(node.right.as_deref())))
     }
 
     proptest! {
@@ -242,7 +246,8 @@ mod tests {
             let end = Bytes::copy_from_slice(&(number + 1).to_be_bytes());
             intervals.insert((start, Some(end)), number);
         }
-        assert!(depth(&intervals.root) < 80, "{}", depth(&intervals.root));
+        let depth = depth(intervals.root.as_deref());
+        assert!(depth < 80, "{depth}");
         let mut found = Vec::new();
         intervals.containing(&7_777_u32.to_be_bytes(), |number| found.push(*number));
         assert_eq!(found, [7_777]);

@@ -63,6 +63,7 @@ pub const ALL_WATCHERS: i64 = -1;
 
 /// What to watch and how to tell of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own, as clients state them")]
 pub struct WatchRequest {
     /// Which keys.
     pub keys: KeyRange,
@@ -234,8 +235,8 @@ pub struct WatchOptions {
     pub queue_messages: usize,
     /// Most bytes that wait in one session. An empty queue takes any one revision.
     pub queue_bytes: usize,
-    /// Most bytes that wait in all sessions; past it, a queue that is not empty
-    /// takes nothing.
+    /// Bytes that wait in all sessions before each is held to an equal share of
+    /// them, so that sessions that aren't read take nothing from those that are.
     pub total_queue_bytes: usize,
     /// Bytes of keys and values after which a message takes no further revision,
     /// and a single revision is split for those who asked for it.
@@ -245,7 +246,7 @@ pub struct WatchOptions {
 impl Default for WatchOptions {
     fn default() -> Self {
         Self {
-            progress_interval: Duration::from_mins(10),
+            progress_interval: Duration::from_secs(600),
             max_watchers: 1_000_000,
             max_session_watchers: 100_000,
             max_unread_answers: 16_384,

@@ -1,9 +1,9 @@
 //! What waits in a session to be read by its client.
 //!
 //! Changes are taken as long as the bounds allow; what is refused is not lost, but
-//! read from history later. Answers to requests are always taken: there is at most
-//! one for each watcher that is created or ends, and the creation of watchers is
-//! bounded.
+//! read from history later. Everything else is always taken, since there is little
+//! of it: for each watcher that it is created, that it ended and how far it is, and
+//! watchers are created only while few of these wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ struct State {
     bytes: usize,
     /// How many items are revisions.
     revisions: usize,
+    /// How many items say that a watcher was created or ended.
+    answers: usize,
     /// Whether a revision was refused since the client last read one. Room for some
     /// other revision is no room for that one, and to try again would be in vain.
     is_full: bool,
@@ -53,8 +55,16 @@ struct State {
 enum Item {
     Created { id: i64, revision: i64 },
     Events { watcher: Arc<Watcher>, events: Arc<RevisionEvents>, bytes: usize },
-    Progress { id: i64, revision: i64 },
+    Progress { watcher: Arc<Watcher>, revision: i64 },
+    AllTold { revision: i64 },
     Canceled { watcher: Arc<Watcher>, revision: i64, reason: CancelReason },
+}
+
+impl Item {
+    /// Whether it says that a watcher was created or ended.
+    fn is_answer(&self) -> bool {
+        matches!(self, Self::Created { .. } | Self::Canceled { .. })
+    }
 }
 
 /// Whether the session waits for catch-up.
@@ -92,8 +102,8 @@ impl State {
     /// Whether it's worth reading history for this session.
     fn has_room(&self, options: &WatchOptions, counters: &Counters) -> bool {
         let is_low = self.bytes <= options.queue_bytes / 2 && self.revisions <= options.queue_messages / 2;
-        let total = counters.queue_bytes.load(Ordering::Relaxed);
-        self.revisions == 0 || (!self.is_full && is_low && total < options.total_queue_bytes)
+        let is_within = within_all(0, self.bytes, options, counters);
+        self.revisions == 0 || (!self.is_full && is_low && is_within)
     }
 
     /// What it costs to keep one more item with `events`, `size` bytes large.
@@ -105,11 +115,10 @@ impl State {
     }
 
     fn takes(&self, cost: usize, options: &WatchOptions, counters: &Counters) -> bool {
-        let total = counters.queue_bytes.load(Ordering::Relaxed);
         self.revisions == 0
             || (self.revisions < options.queue_messages
                 && self.bytes.saturating_add(cost) <= options.queue_bytes
-                && total.saturating_add(cost) <= options.total_queue_bytes)
+                && within_all(cost, self.bytes, options, counters))
     }
 
     fn release(&mut self, bytes: usize, counters: &Counters) {
@@ -129,8 +138,7 @@ impl State {
     ) -> (Vec<WatchEvent>, bool) {
         let mut told = Vec::new();
         let mut told_bytes = 0;
-        loop {
-            let Some(Item::Events { watcher: next, events, bytes }) = self.items.front() else { break };
+        while let Some(Item::Events { watcher: next, events, bytes }) = self.items.front() {
             if !Arc::ptr_eq(next, watcher) {
                 break;
             }
@@ -161,6 +169,14 @@ impl State {
         }
         (told, false)
     }
+}
+
+/// Whether a session that holds `bytes` may hold `more` as far as all sessions
+/// together are concerned.
+fn within_all(more: usize, bytes: usize, options: &WatchOptions, counters: &Counters) -> bool {
+    let total = counters.queue_bytes.load(Ordering::Relaxed);
+    let share = options.total_queue_bytes / counters.sessions.load(Ordering::Relaxed).max(1);
+    total.saturating_add(more) <= options.total_queue_bytes || bytes.saturating_add(more) <= share
 }
 
 /// What `event` adds to a message for `watcher`.
@@ -221,21 +237,20 @@ impl Queue {
 
     /// Says that everything up to `revision` has been told.
     pub(super) fn all_told(&self, revision: i64) {
-        if let Some(Item::Progress { id: ALL_WATCHERS, revision: told }) = self.state.lock().items.back_mut()
-        {
+        if let Some(Item::AllTold { revision: told }) = self.state.lock().items.back_mut() {
             // However often a client asks, its questions take no memory.
             *told = revision;
             return;
         }
-        self.answer(Item::Progress { id: ALL_WATCHERS, revision });
+        self.answer(Item::AllTold { revision });
     }
 
-    /// Says that the watcher `id` was told everything up to `revision`, unless
-    /// anything waits that says more.
-    pub(super) fn told_if_idle(&self, id: i64, revision: i64) {
+    /// Says that `watcher` was told everything up to `revision`, unless changes wait,
+    /// which may be its own, or the client has not read this the last time.
+    pub(super) fn told_if_idle(&self, watcher: &Arc<Watcher>, revision: i64) {
         let is_idle = self.state.lock().revisions == 0;
-        if is_idle {
-            self.answer(Item::Progress { id, revision });
+        if is_idle && watcher.may_tell_progress() {
+            self.answer(Item::Progress { watcher: Arc::clone(watcher), revision });
         }
     }
 
@@ -245,15 +260,15 @@ impl Queue {
             if state.ending != Ending::Open {
                 return;
             }
+            state.answers += usize::from(item.is_answer());
             state.items.push_back(item);
         }
         self.wake.notify_one();
     }
 
-    /// How many answers wait.
+    /// How many messages wait that say that a watcher was created or ended.
     pub(super) fn answers(&self) -> usize {
-        let state = self.state.lock();
-        state.items.len() - state.revisions
+        self.state.lock().answers
     }
 
     /// Takes the first message. `revision` gives the store's.
@@ -276,9 +291,15 @@ impl Queue {
             taken.message =
                 WatchMessage::Events { id: watcher.id, revision: revision().max(last), events, more };
         } else {
-            taken.message = match state.items.pop_front()? {
+            let item = state.items.pop_front()?;
+            state.answers -= usize::from(item.is_answer());
+            taken.message = match item {
                 Item::Created { id, revision } => WatchMessage::Created { id, revision },
-                Item::Progress { id, revision } => WatchMessage::Progress { id, revision },
+                Item::AllTold { revision } => WatchMessage::Progress { id: ALL_WATCHERS, revision },
+                Item::Progress { watcher, revision } => {
+                    watcher.progress_was_told();
+                    WatchMessage::Progress { id: watcher.id, revision }
+                }
                 Item::Canceled { watcher, revision, reason } => {
                     let id = watcher.id;
                     taken.ended = Some(watcher);
@@ -349,6 +370,7 @@ impl Queue {
             counters.queue_bytes.fetch_sub(state.bytes, Ordering::Relaxed);
             state.bytes = 0;
             state.revisions = 0;
+            state.answers = 0;
             std::mem::take(&mut state.items)
         };
         drop(items);

@@ -50,7 +50,7 @@ impl WatchSession {
         if self.watchers.get(&id).is_some_and(|watcher| !watcher.is(Place::Ended)) {
             return Err(WatchRefusal::DuplicateId);
         }
-        let watcher = self.hub.create(id, &request, &self.queue)?;
+        let watcher = self.hub.create(id, request, &self.queue)?;
         self.watchers.insert(id, watcher);
         Ok(id)
     }

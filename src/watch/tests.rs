@@ -105,6 +105,9 @@ impl History for Arc<Memory> {
     }
 }
 
+/// What reading a piece of history gave.
+type Read = Result<Vec<Arc<RevisionEvents>>, ReadError>;
+
 /// A hub whose steps the test takes.
 struct Fixture {
     memory: Arc<Memory>,
@@ -160,9 +163,9 @@ impl Fixture {
         match self.hub.recent(from, revisions).map_or_else(|| self.hub.past(from, revisions), Ok) {
             Ok(events) => {
                 assert!(!events.is_empty());
-                events.iter().for_each(|events| {
+                for events in &events {
                     self.hub.dispatch(events);
-                });
+                }
             }
             Err(ReadError::Compacted { oldest, .. }) => self.hub.skip_compacted(oldest),
             Err(error) => panic!("{error}"),
@@ -171,11 +174,11 @@ impl Fixture {
     }
 
     /// Reads what a turn needs.
-    fn read(&self, turn: &Turn) -> Result<Vec<Arc<RevisionEvents>>, ReadError> {
+    fn read(&self, turn: &Turn) -> Read {
         self.hub.recent(turn.from, 4).map_or_else(|| self.hub.past(turn.from, turn.changes), Ok)
     }
 
-    fn end_turn(&self, turn: &Turn, read: Result<Vec<Arc<RevisionEvents>>, ReadError>) {
+    fn end_turn(&self, turn: &Turn, read: Read) {
         match read {
             Ok(events) => {
                 assert!(!events.is_empty(), "history has what was committed");
@@ -219,9 +222,8 @@ fn drain(session: &mut WatchSession) -> Vec<WatchMessage> {
 
 /// Revision and key of each change, whoever it is for.
 fn told(messages: &[WatchMessage]) -> Vec<(i64, String)> {
-    let changes = |message: &WatchMessage| match message {
-        WatchMessage::Events { events, .. } => events.clone(),
-        _ => Vec::new(),
+    let changes = |message: &WatchMessage| {
+        if let WatchMessage::Events { events, .. } = message { events.clone() } else { Vec::new() }
     };
     let name = |event: WatchEvent| {
         (event.revision(), String::from_utf8(event.key().to_vec()).expect("the tests' keys are text"))

@@ -69,10 +69,12 @@ pub(super) struct Watcher {
     progress_due: AtomicU64,
     /// Whether it was told of changes since that was last decided.
     active: AtomicBool,
+    /// Whether a message about its progress waits to be read.
+    progress_waits: AtomicBool,
 }
 
 impl Watcher {
-    pub(super) fn new(number: u64, id: i64, request: &WatchRequest, queue: Arc<Queue>, next: i64) -> Self {
+    pub(super) fn new(number: u64, id: i64, request: WatchRequest, queue: Arc<Queue>, next: i64) -> Self {
         let mut wants = Kinds::of(ChangeKind::Put).with(Kinds::of(ChangeKind::Delete));
         if request.no_put {
             wants = wants.without(Kinds::of(ChangeKind::Put));
@@ -83,7 +85,7 @@ impl Watcher {
         Self {
             number,
             id,
-            keys: owned(&request.keys),
+            keys: owned(request.keys),
             wants,
             with_previous: request.with_previous,
             fragment: request.fragment,
@@ -93,6 +95,7 @@ impl Watcher {
             position: AtomicUsize::new(0),
             progress_due: AtomicU64::new(0),
             active: AtomicBool::new(false),
+            progress_waits: AtomicBool::new(false),
         }
     }
 
@@ -143,6 +146,15 @@ impl Watcher {
         self.active.store(true, Ordering::Relaxed);
     }
 
+    /// Whether no message about its progress waited, so that one may now.
+    pub(super) fn may_tell_progress(&self) -> bool {
+        !self.progress_waits.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn progress_was_told(&self) {
+        self.progress_waits.store(false, Ordering::Relaxed);
+    }
+
     /// Whether it was told of changes since the last call.
     pub(super) fn take_activity(&self) -> bool {
         self.active.swap(false, Ordering::Relaxed)
@@ -151,8 +163,8 @@ impl Watcher {
 
 /// The same range in memory of its own: a slice of a request would keep all of
 /// the request as long as the watcher lives.
-fn owned(keys: &KeyRange) -> KeyRange {
-    let own = |key: &Bytes| Bytes::copy_from_slice(key);
+fn owned(keys: KeyRange) -> KeyRange {
+    let own = |key: Bytes| Bytes::copy_from_slice(&key);
     match keys {
         KeyRange::One(key) => KeyRange::One(own(key)),
         KeyRange::From(start) => KeyRange::From(own(start)),

@@ -154,13 +154,15 @@ impl State {
             | Write::LeaseGrant { .. }
             | Write::LeaseRevoke { .. }
             | Write::LeaseRenew { .. }
-            | Write::LeaseTick { .. } => panic!(),
+            | Write::LeaseTick { .. } => panic!("the HTTP API makes no such write"),
         };
         Outcome { revision: self.revision, result }
     }
 
     fn submit(&mut self, command: &Command) -> Result<Outcome, Error> {
-        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else { panic!() };
+        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else {
+            panic!("the HTTP API makes no such write")
+        };
         let token = command.idempotency.as_ref().map(|idempotency| idempotency.token.clone());
         if let Some((write, outcome)) = token.as_ref().and_then(|token| self.outcomes.get(token)) {
             let same = *write == command.write;
@@ -197,7 +199,9 @@ impl Backend for Memory {
         if let Some(gate) = &self.0.gate {
             gate.acquire().await.unwrap().forget();
         }
-        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else { panic!() };
+        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else {
+            panic!("the HTTP API makes no such write")
+        };
         if key.is_empty() {
             return Err(Error::Invalid("the key is empty".to_owned()));
         }

@@ -262,7 +262,16 @@ fn all_sessions_together_hold_no_more_than_they_may_and_still_get_on() {
         fixture.write(&[(b"k", Some(&[b'v'; 1_000]))]);
         fixture.settle();
     }
-    assert!(fixture.hub.counters.queue_bytes.load(Ordering::Relaxed) < 8_000);
+    let held = fixture.hub.counters.queue_bytes.load(Ordering::Relaxed);
+    assert!((4_000..=2 * 5_000).contains(&held), "{held}");
+    // One who reads is served although the others hold all there is.
+    let mut late = fixture.session();
+    late.create(prefix("")).unwrap();
+    for _ in 0..20 {
+        fixture.put("a");
+    }
+    fixture.settle();
+    assert!(told(&drain(&mut late)).len() >= 3);
     let mut counts = [0; 4];
     for _ in 0..100 {
         for (session, count) in sessions.iter_mut().zip(&mut counts) {
@@ -270,7 +279,7 @@ fn all_sessions_together_hold_no_more_than_they_may_and_still_get_on() {
         }
         fixture.settle();
     }
-    assert_eq!(counts, [50; 4]);
+    assert_eq!(counts, [70; 4]);
 }
 
 #[test]
@@ -356,6 +365,22 @@ fn idle_watchers_that_asked_are_told_how_far_they_are() {
     session.cancel(1);
     session.cancel(3);
     assert_eq!(fixture.hub.registry.lock().due_len(), 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_told_of_progress_again_and_again() {
+    let fixture = fixture();
+    let mut session = fixture.session();
+    for _ in 0..3 {
+        session.create(WatchRequest { progress: true, ..one("a") }).unwrap();
+    }
+    drain(&mut session);
+    for intervals in 1..10 {
+        fixture.hub.tell_progress(fixture.hub.now_ms() + intervals * 601_000);
+    }
+    assert_eq!(kinds(&drain(&mut session)), ["progress of 0: 1", "progress of 1: 1", "progress of 2: 1"]);
+    fixture.hub.tell_progress(fixture.hub.now_ms() + 10 * 601_000);
+    assert_eq!(drain(&mut session).len(), 3);
 }
 
 #[test]
@@ -457,7 +482,7 @@ fn watchers_and_unread_answers_are_limited() {
         let created = other.create(one("a"));
         created.map(|id| other.cancel(id))
     });
-    assert!(unread.take(100).filter(Result::is_ok).count() <= 5);
+    assert!(unread.take(100).flatten().count() <= 5);
     drain(&mut other);
     assert!(other.create(one("a")).is_ok());
 }
@@ -511,15 +536,12 @@ fn old_history_does_not_hold_up_others_that_catch_up() {
         fixture.catch_up();
     }
     assert_eq!(told(&drain(&mut recent)).len(), 3);
-    let of_second: usize = drain(&mut old)
-        .iter()
-        .map(|message| match message {
-            WatchMessage::Events { id: 1, events, .. } => events.len(),
-            _ => 0,
-        })
-        .sum();
-    assert_eq!(of_second, 3, "nor others of the same session");
-    assert!(fixture.unsynced() == 1);
+    let of_second: Vec<_> = drain(&mut old)
+        .into_iter()
+        .filter(|message| matches!(message, WatchMessage::Events { id: 1, .. }))
+        .collect();
+    assert_eq!(told(&of_second).len(), 3, "nor others of the same session");
+    assert_eq!(fixture.unsynced(), 1);
 }
 
 #[test]
@@ -586,4 +608,68 @@ async fn the_tasks_serve_sessions_until_the_hub_stops() {
     assert_eq!(Arc::strong_count(&memory), 2, "the tasks have ended");
     let mut late = hub.session();
     assert!(matches!(late.next().await, WatchMessage::Closed));
+}
+
+/// Follows `keys` until `last` is told of, now and then coming back from where it
+/// was, and slowly enough to fall behind.
+async fn follow(hub: WatchHub, keys: KeyRange, last: i64, sequence: usize) -> Vec<i64> {
+    let mut revisions: Vec<i64> = Vec::new();
+    loop {
+        let mut session = hub.session();
+        let from = revisions.last().map_or(2, |revision| revision + 1);
+        session.create(WatchRequest { from: Some(from), ..WatchRequest::of(keys.clone()) }).unwrap();
+        for read in 0..300 + 50 * sequence {
+            let message = tokio::time::timeout(Duration::from_secs(60), session.next()).await.unwrap();
+            revisions.extend(told(&[message]).into_iter().map(|(revision, _)| revision));
+            if revisions.last() == Some(&last) {
+                return revisions;
+            }
+            if read % (10 + sequence) == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_tasks_and_clients_in_parallel_lose_nothing() {
+    const REVISIONS: i64 = 20_000;
+    let memory = Arc::new(Memory::new(20_000));
+    let options = WatchOptions {
+        queue_messages: 50,
+        total_queue_bytes: 60_000,
+        message_bytes: 400,
+        ..WatchOptions::default()
+    };
+    let hub = WatchHub::start(Arc::clone(&memory), options, &tokio::runtime::Handle::current());
+    let key_of = |revision: i64| if revision == REVISIONS { 0 } else { revision % 7 };
+    let mut clients = Vec::new();
+    for sequence in 0..8 {
+        let keys = if sequence == 7 { KeyRange::all() } else { KeyRange::prefix("0") };
+        clients.push(tokio::spawn(follow(hub.clone(), keys, REVISIONS, sequence)));
+    }
+    let writer = tokio::task::spawn_blocking(move || {
+        for revision in 2..=REVISIONS {
+            let key = key_of(revision).to_string();
+            let events = memory.state.lock().change(&[(key.as_bytes(), Some(b"v"))]);
+            assert_eq!(events.revision, revision);
+            if revision % 5_000 == 0 {
+                memory.recent.reset(revision);
+            } else {
+                memory.recent.push(vec![events]);
+            }
+            if revision % 64 == 0 {
+                std::thread::yield_now();
+            }
+        }
+    });
+    writer.await.unwrap();
+    let all: Vec<i64> = (2..=REVISIONS).collect();
+    for (sequence, client) in clients.into_iter().enumerate() {
+        let expected: Vec<_> =
+            all.iter().copied().filter(|revision| sequence == 7 || key_of(*revision) == 0).collect();
+        assert_eq!(client.await.unwrap(), expected, "client {sequence}");
+    }
+    hub.stop().await;
+    assert_eq!(hub.counters().unsynced, 0);
 }

@@ -218,7 +218,7 @@ struct World {
     fixture: Fixture,
     clients: Vec<Client>,
     /// A turn of catch-up whose read is done and that is to be ended.
-    turn: Option<(Turn, Result<Vec<Arc<RevisionEvents>>, ReadError>)>,
+    turn: Option<(Turn, Read)>,
     now_ms: u64,
 }
 
