@@ -13,10 +13,10 @@
 //!  store (disk) ───────────┴──── catch up ──▶ unsynced watchers
 //! ```
 //!
-//! - **Dispatch** ([`hub`]) follows the newest revisions. It looks up who watches
-//!   the changed keys ([`index`]) and appends a pointer to the shared revision to
+//! - **Dispatch** (`hub`) follows the newest revisions. It looks up who watches
+//!   the changed keys (`index`) and appends a pointer to the shared revision to
 //!   the queue of each such session. All synced watchers share its one cursor.
-//! - **Catch-up** ([`catch_up`]) serves watchers that began in the past or whose
+//! - **Catch-up** (`catch_up`) serves watchers that began in the past or whose
 //!   session's queue was full, session by session, a bounded piece of history at a
 //!   time. A watcher that has caught up with dispatch is handed over to it under
 //!   the hub's lock, so that no revision is missed or seen twice.

@@ -1,9 +1,11 @@
-//! What watchers are told, over a history in memory. Apart from the measurements
-//! nothing here depends on time: the tests take the hub's steps themselves.
+//! What watchers are told, over a history in memory. Most tests take the hub's
+//! steps themselves, and but for the measurements none depends on how long
+//! anything takes.
 
 mod behaviour;
 mod model;
 mod rates;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
