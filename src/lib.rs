@@ -20,6 +20,7 @@ pub mod openraft_network;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod watch;
 
 use std::fmt;
 

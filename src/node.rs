@@ -252,6 +252,7 @@ impl Node {
         // clients like: they would hold the servers up.
         etcd.close();
         inbound.close();
+        service.watch().stop().await;
         let (http, peer, grpc) = tokio::join!(http.stop(true), stop_peer, stop_grpc);
         if let Err(error) = http.and(peer).and(grpc) {
             tracing::warn!(%error, "a server did not end well");

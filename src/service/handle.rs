@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::openraft_network::Transport;
 use crate::store::data_dir::DataDir;
 use crate::store::{RocksLogStore, StateMachineStore};
+use crate::watch::{WatchHub, WatchOptions};
 use crate::{NodeId, Raft, StoredMembership, TypeConfig, Vote};
 
 /// Longest idempotency token in bytes.
@@ -131,6 +132,7 @@ pub(super) struct Inner {
     pub(super) forwarder: Forwarder,
     pub(super) read_index: ReadIndex,
     pub(super) renewals: Renewals,
+    pub(super) watch: WatchHub,
     pub(super) waiting_writes: Semaphore,
     pub(super) scans: Arc<Semaphore>,
     /// One change of the membership at a time on the leader.
@@ -155,6 +157,7 @@ impl Service {
             options.request_timeout,
             Arc::clone(&counters),
         );
+        let watch = WatchHub::start(store.clone(), WatchOptions::default(), &runtime);
         let waiting_writes = Semaphore::new(options.max_waiting_writes);
         let (renewals, renewal_queue) = Renewals::new(data.node_id());
         let inner = Arc::new(Inner {
@@ -169,6 +172,7 @@ impl Service {
             forwarder,
             read_index,
             renewals,
+            watch,
             waiting_writes,
             scans: Arc::new(Semaphore::new(SCANS_AT_ONCE)),
             management: tokio::sync::Mutex::new(()),
@@ -187,6 +191,16 @@ impl Service {
     /// This node's id.
     pub fn node_id(&self) -> NodeId {
         self.inner.data.node_id()
+    }
+
+    /// The runtime that lives as long as the node, for tasks that no server may end.
+    pub fn runtime(&self) -> &Handle {
+        &self.inner.runtime
+    }
+
+    /// What tells clients of changes as this node applies them.
+    pub fn watch(&self) -> &WatchHub {
+        &self.inner.watch
     }
 
     /// Sizes that requests must keep.

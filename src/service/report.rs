@@ -45,6 +45,7 @@ impl Service {
         self.raft_figures(&mut figures);
         self.storage_figures(&mut figures);
         self.request_figures(&mut figures);
+        self.watch_figures(&mut figures);
         figures.encode().unwrap_or_default()
     }
 
@@ -71,6 +72,20 @@ impl Service {
         out.gauge("raft_applied_index", "Index of the last applied entry", index(metrics.last_applied));
         out.gauge("raft_snapshot_index", "Index of the last entry in the snapshot", index(metrics.snapshot));
         out.gauge("raft_purged_index", "Index of the last purged entry", index(metrics.purged));
+    }
+
+    fn watch_figures(&self, out: &mut Figures) {
+        let watch = self.inner.watch.counters();
+        out.gauge("watch_sessions", "Open streams of watchers", watch.sessions);
+        out.gauge("watch_watchers", "Watchers", watch.watchers);
+        out.gauge("watch_unsynced_watchers", "Watchers that read from history to catch up", watch.unsynced);
+        out.gauge("watch_queue_bytes", "Bytes of changes that wait for slow clients", watch.queue_bytes);
+        out.gauge("watch_recent_bytes", "Bytes of the newest changes in memory", watch.recent_bytes);
+        out.counter("watch_events", "Changes handed to watchers", watch.events);
+        out.counter("watch_fell_behind", "Watchers whose client read too slowly, times", watch.fell_behind);
+        out.counter("watch_catch_up_turns", "Pieces of history read for watchers", watch.catch_up_turns);
+        out.counter("watch_disk_reads", "Reads of changes from disk for watchers", watch.disk_reads);
+        out.counter("watch_compacted", "Watchers ended by a compaction", watch.compacted);
     }
 
     fn storage_figures(&self, out: &mut Figures) {

@@ -177,6 +177,12 @@ impl Service {
         Ok(())
     }
 
+    /// Whether a leader that a quorum follows answers this node just now.
+    pub async fn has_leader(&self) -> bool {
+        let confirmed = tokio::time::timeout(READY_TIMEOUT, self.inner.read_index.get()).await;
+        matches!(confirmed, Ok(Ok(_)))
+    }
+
     /// The revision of this node's data.
     pub fn revision(&self) -> i64 {
         self.inner.store.store().revision()

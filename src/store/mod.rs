@@ -11,6 +11,7 @@ pub mod lease_table;
 pub mod log_codec;
 pub mod log_metrics;
 pub mod log_store;
+pub mod recent;
 pub mod snapshot;
 pub mod state_machine;
 
@@ -26,4 +27,5 @@ pub use apply::{MAX_ANSWER_BYTES, MAX_LEASES_ENDED};
 pub use lease_table::LeaseTable;
 pub use log_metrics::LogMetrics;
 pub use log_store::{FatalHook, LogOptions, LogReader, RocksLogStore, exit_on_failure};
+pub use recent::{RecentEvents, Since};
 pub use state_machine::StateMachineStore;

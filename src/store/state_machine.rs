@@ -32,6 +32,7 @@ use super::data_dir::DataDir;
 use super::generation::{self, Generation};
 use super::lease_table::LeaseTable;
 use super::log_codec::{put_log_id, put_stored_membership, read_log_id, read_stored_membership};
+use super::recent::{RECENT_BYTES, RecentEvents};
 use super::snapshot::{self, SnapshotDir};
 use crate::codec::Reader;
 use crate::command::{Outcome, OutcomeResult};
@@ -185,6 +186,8 @@ struct Shared {
     sequence: AtomicU64,
     /// The last entry that this node's own log holds on disk.
     durable_log: watch::Receiver<Option<LogId>>,
+    /// The newest changes, for those who follow them.
+    recent: RecentEvents,
     counters: ApplyCounters,
 }
 
@@ -209,6 +212,7 @@ impl StateMachineStore {
         let leases = LeaseTable::default();
         leases.load(generation.store())?;
         let applied_index = index_of(&applied);
+        let recent = RecentEvents::new(generation.store().revision(), RECENT_BYTES);
         let shared = Shared {
             state,
             snapshots,
@@ -223,6 +227,7 @@ impl StateMachineStore {
             building: Mutex::new(()),
             sequence: AtomicU64::new(sequence),
             durable_log,
+            recent,
             counters: ApplyCounters::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -280,6 +285,11 @@ impl StateMachineStore {
     pub fn next_snapshot_name(&self) -> String {
         let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed);
         format!("{}-{sequence}", std::process::id())
+    }
+
+    /// The newest changes, for those who follow them.
+    pub fn recent(&self) -> &RecentEvents {
+        &self.shared.recent
     }
 
     /// Figures for metrics.
@@ -378,6 +388,7 @@ impl StateMachineStore {
         }
         let committed = session.commit()?;
         self.shared.leases.apply(&committed.leases);
+        self.shared.recent.push(committed.revisions);
         if let Some(known_nodes) = known_nodes {
             *self.shared.known_nodes.lock() = known_nodes;
         }
@@ -460,7 +471,11 @@ impl StateMachineStore {
         *shared.known_nodes.lock() = known_nodes;
         // Before the applied index is known: whoever waited for it must find them.
         shared.leases.load(generation.store())?;
+        let revision = generation.store().revision();
         shared.generation.store(Arc::new(generation));
+        // After the switch: whoever is sent to the store for what happened up to this
+        // revision must find it there.
+        shared.recent.reset(revision);
         self.publish_applied(applied);
         previous.retire();
         drop(previous);

@@ -10,6 +10,7 @@ mod power_loss;
 mod replicas;
 mod snapshots;
 mod suite;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

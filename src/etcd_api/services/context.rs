@@ -2,17 +2,19 @@
 
 use kvorum_etcd_proto::etcdserverpb::ResponseHeader;
 
+use super::leader::LeaderWatch;
 use crate::service::Service;
 
 /// The service layer, with what answers to etcd's clients carry besides.
 pub struct Context {
     service: Service,
+    leader: LeaderWatch,
 }
 
 impl Context {
     /// Answers by `service`.
     pub fn new(service: Service) -> Self {
-        Self { service }
+        Self { leader: LeaderWatch::new(service.clone()), service }
     }
 
     /// The layer that carries requests out.
@@ -39,5 +41,10 @@ impl Context {
     /// The header of an answer that speaks of no state: with the revision of this node.
     pub(super) fn header_now(&self) -> ResponseHeader {
         self.header(self.service.revision())
+    }
+
+    /// Waits until this node has been without a leader for some time.
+    pub(super) fn leader_lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.leader.lost()
     }
 }

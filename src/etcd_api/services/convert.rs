@@ -126,8 +126,7 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
         Ok(CompareResult::NotEqual) => Relation::NotEqual,
         Err(_) => return Err(unknown("result", compare.result)),
     };
-    let target =
-        CompareTarget::try_from(compare.target).map_err(|_| unknown("target", compare.target))?;
+    let target = CompareTarget::try_from(compare.target).map_err(|_| unknown("target", compare.target))?;
     // What the target does not ask for counts as not given, and a number that is not given is
     // zero.
     let target = match (target, compare.target_union) {
@@ -145,8 +144,7 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
         // etcd takes any value for equal to one that is not given: what is left to ask is
         // whether the key is there.
         (CompareTarget::Value, _) => {
-            let relation =
-                if relation == Relation::Equal { Relation::Greater } else { Relation::Less };
+            let relation = if relation == Relation::Equal { Relation::Greater } else { Relation::Less };
             return Ok(Compare { keys, target: Target::Version(0), relation });
         }
     };
@@ -196,9 +194,7 @@ fn response_op(outcome: OpOutcome) -> pb::ResponseOp {
         OpOutcome::Range { revision, found } => {
             Response::ResponseRange(range_response(header(revision), found))
         }
-        OpOutcome::Txn(nested) => {
-            Response::ResponseTxn(txn_response(pb::ResponseHeader::default(), nested))
-        }
+        OpOutcome::Txn(nested) => Response::ResponseTxn(txn_response(pb::ResponseHeader::default(), nested)),
     };
     pb::ResponseOp { response: Some(response) }
 }

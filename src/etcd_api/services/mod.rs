@@ -7,14 +7,17 @@
 mod context;
 mod convert;
 mod kv;
+mod leader;
 mod range_stream;
 mod status;
+mod watch;
 
 pub use context::Context;
 
 use std::sync::Arc;
 
 use kvorum_etcd_proto::etcdserverpb::kv_server::KvServer;
+use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
 use tonic::service::Routes;
 
 use super::max_message_bytes;
@@ -23,5 +26,7 @@ use super::max_message_bytes;
 pub fn routes(context: &Arc<Context>) -> Routes {
     let limit = max_message_bytes(context.max_request_bytes());
     let kv = KvServer::new(kv::KvService::new(Arc::clone(context))).max_decoding_message_size(limit);
-    Routes::new(kv)
+    let watch = watch::WatchService::new(Arc::clone(context));
+    let watch = WatchServer::new(watch).max_decoding_message_size(limit);
+    Routes::new(kv).add_service(watch)
 }

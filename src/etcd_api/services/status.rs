@@ -25,9 +25,7 @@ pub(super) fn of(error: &Error) -> Status {
         Error::LeaseExists { .. } => (Code::FailedPrecondition, "etcdserver: lease already exists"),
         Error::LeaseTtlTooLarge { .. } => (Code::OutOfRange, "etcdserver: too large lease TTL"),
         Error::KeyNotFound => (Code::InvalidArgument, "etcdserver: key not found"),
-        Error::DuplicateKey => {
-            (Code::InvalidArgument, "etcdserver: duplicate key given in txn request")
-        }
+        Error::DuplicateKey => (Code::InvalidArgument, "etcdserver: duplicate key given in txn request"),
         Error::TooManyOperations { .. } => {
             (Code::InvalidArgument, "etcdserver: too many operations in txn request")
         }
@@ -39,9 +37,7 @@ pub(super) fn of(error: &Error) -> Status {
         Error::FutureRevision { .. } => {
             (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision")
         }
-        Error::NotLeader { .. } | Error::Unavailable { .. } => {
-            (Code::Unavailable, "etcdserver: no leader")
-        }
+        Error::NotLeader { .. } | Error::Unavailable { .. } => (Code::Unavailable, "etcdserver: no leader"),
         Error::Overloaded { .. } => (Code::ResourceExhausted, "etcdserver: too many requests"),
         Error::ReadTimeout(_) | Error::StillRunning(_) | Error::CatchUp { .. } | Error::Unknown { .. } => {
             (Code::Unavailable, "etcdserver: request timed out")
@@ -83,4 +79,8 @@ pub(super) fn too_many_operations() -> Status {
 
 pub(super) fn no_leader() -> Status {
     Status::unavailable("etcdserver: no leader")
+}
+
+pub(super) fn stopped() -> Status {
+    Status::unavailable("etcdserver: server stopped")
 }

@@ -1,0 +1,2 @@
+//! What a client asks for, as the hub is asked for it.
+use super::*;
