@@ -201,7 +201,7 @@ fn within_a_batch_leases_keys_and_clock_are_as_the_commands_before_left_them() {
     );
     let granted = |ttl: i64| Lease { id: 7, ttl, expires_at: expiry(10_000, ttl), ending: false };
     assert_eq!(
-        session.commit().unwrap(),
+        session.commit().unwrap().leases,
         [
             LeaseChange::Clock(10_000),
             LeaseChange::Set(granted(5)),
