@@ -8,6 +8,7 @@ mod context;
 mod convert;
 mod kv;
 mod leader;
+mod lease;
 mod range_stream;
 mod status;
 mod watch;
@@ -17,6 +18,7 @@ pub use context::Context;
 use std::sync::Arc;
 
 use kvorum_etcd_proto::etcdserverpb::kv_server::KvServer;
+use kvorum_etcd_proto::etcdserverpb::lease_server::LeaseServer;
 use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
 use tonic::service::Routes;
 
@@ -26,7 +28,9 @@ use super::max_message_bytes;
 pub fn routes(context: &Arc<Context>) -> Routes {
     let limit = max_message_bytes(context.max_request_bytes());
     let kv = KvServer::new(kv::KvService::new(Arc::clone(context))).max_decoding_message_size(limit);
+    let lease = lease::LeaseService::new(Arc::clone(context));
+    let lease = LeaseServer::new(lease).max_decoding_message_size(limit);
     let watch = watch::WatchService::new(Arc::clone(context));
     let watch = WatchServer::new(watch).max_decoding_message_size(limit);
-    Routes::new(kv).add_service(watch)
+    Routes::new(kv).add_service(lease).add_service(watch)
 }
