@@ -4,10 +4,13 @@
 //! and a failure into etcd's code and words. It decides nothing that another front would have
 //! to decide again, and touches neither Raft nor the disk.
 
+mod auth;
+mod cluster;
 mod context;
 mod convert;
 mod kv;
 mod leader;
+mod maintenance;
 mod range_stream;
 mod status;
 mod watch;
@@ -16,7 +19,10 @@ pub use context::Context;
 
 use std::sync::Arc;
 
+use kvorum_etcd_proto::etcdserverpb::auth_server::AuthServer;
+use kvorum_etcd_proto::etcdserverpb::cluster_server::ClusterServer;
 use kvorum_etcd_proto::etcdserverpb::kv_server::KvServer;
+use kvorum_etcd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
 use tonic::service::Routes;
 
@@ -28,5 +34,10 @@ pub fn routes(context: &Arc<Context>) -> Routes {
     let kv = KvServer::new(kv::KvService::new(Arc::clone(context))).max_decoding_message_size(limit);
     let watch = watch::WatchService::new(Arc::clone(context));
     let watch = WatchServer::new(watch).max_decoding_message_size(limit);
-    Routes::new(kv).add_service(watch)
+    let cluster = cluster::ClusterService::new(Arc::clone(context));
+    let cluster = ClusterServer::new(cluster).max_decoding_message_size(limit);
+    let maintenance = maintenance::MaintenanceService::new(Arc::clone(context));
+    let maintenance = MaintenanceServer::new(maintenance).max_decoding_message_size(limit);
+    let auth = AuthServer::new(auth::AuthService::new(Arc::clone(context))).max_decoding_message_size(limit);
+    Routes::new(kv).add_service(watch).add_service(cluster).add_service(maintenance).add_service(auth)
 }
