@@ -17,7 +17,7 @@ use crate::store::lease_table::{SLACK_MS, Upcoming};
 
 /// Time from one tick to the next; less than the slack, so that a tick that is a
 /// little late costs no lease time.
-pub(super) const TICK: Duration = Duration::from_millis(900);
+pub(super) const TICK: Duration = Duration::from_millis(450);
 /// A gap between two looks at the clock from which on the process is taken to
 /// have stood still. Its clients could not renew meanwhile, so it doesn't count.
 const STALL: Duration = Duration::from_secs(3);

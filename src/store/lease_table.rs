@@ -19,9 +19,9 @@ use crate::mvcc::{Lease, LeaseChange, Store};
 
 /// What a lease gets on top of its time to live, in milliseconds: the clock that
 /// it is counted from may be as much behind the leader's.
-pub const SLACK_MS: u64 = 1_000;
+pub const SLACK_MS: u64 = 500;
 /// For how long the lease clock is taken to run on after it was seen to move. The
-/// leader moves it about once a second, so one that stood longer stands still.
+/// leader moves it about twice a second, so one that stood longer stands still.
 const RUNS_ON: Duration = Duration::from_secs(2);
 /// Leases that are read at once when the mirror is filled.
 const LOAD_PAGE: usize = 4_096;

@@ -4,10 +4,14 @@
 //! and a failure into etcd's code and words. It decides nothing that another front would have
 //! to decide again, and touches neither Raft nor the disk.
 
+mod auth;
+mod cluster;
 mod context;
 mod convert;
 mod kv;
 mod leader;
+mod lease;
+mod maintenance;
 mod range_stream;
 mod status;
 mod watch;
@@ -16,7 +20,11 @@ pub use context::Context;
 
 use std::sync::Arc;
 
+use kvorum_etcd_proto::etcdserverpb::auth_server::AuthServer;
+use kvorum_etcd_proto::etcdserverpb::cluster_server::ClusterServer;
 use kvorum_etcd_proto::etcdserverpb::kv_server::KvServer;
+use kvorum_etcd_proto::etcdserverpb::lease_server::LeaseServer;
+use kvorum_etcd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
 use tonic::service::Routes;
 
@@ -26,7 +34,15 @@ use super::max_message_bytes;
 pub fn routes(context: &Arc<Context>) -> Routes {
     let limit = max_message_bytes(context.max_request_bytes());
     let kv = KvServer::new(kv::KvService::new(Arc::clone(context))).max_decoding_message_size(limit);
+    let lease = lease::LeaseService::new(Arc::clone(context));
+    let lease = LeaseServer::new(lease).max_decoding_message_size(limit);
     let watch = watch::WatchService::new(Arc::clone(context));
     let watch = WatchServer::new(watch).max_decoding_message_size(limit);
-    Routes::new(kv).add_service(watch)
+    let cluster = cluster::ClusterService::new(Arc::clone(context));
+    let cluster = ClusterServer::new(cluster).max_decoding_message_size(limit);
+    let maintenance = maintenance::MaintenanceService::new(Arc::clone(context));
+    let maintenance = MaintenanceServer::new(maintenance).max_decoding_message_size(limit);
+    let auth = AuthServer::new(auth::AuthService::new(Arc::clone(context))).max_decoding_message_size(limit);
+    let routes = Routes::new(kv).add_service(lease).add_service(watch);
+    routes.add_service(cluster).add_service(maintenance).add_service(auth)
 }
