@@ -97,6 +97,7 @@ impl KeyRange {
     }
 
     /// What of the range lies behind `key`, which is in it.
+    #[must_use]
     pub fn after(&self, key: &[u8]) -> Self {
         let mut start = Vec::with_capacity(key.len() + 1);
         start.extend_from_slice(key);

@@ -137,6 +137,8 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     let inbound = Inbound::new(raft.clone(), data, store.clone(), secret, runtime.handle().clone());
 
     let etcd = etcd_api(config, &service);
+    let traffic = Arc::clone(etcd.traffic());
+    service.show_figures(move |out| traffic.figures(out));
     let options = http_options(config);
     let raft_routes = network::raft::routes(&inbound, &service);
     let etcd_routes = network::etcd_gateway::routes(etcd.json_calls());

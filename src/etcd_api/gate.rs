@@ -23,6 +23,8 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
 
+use crate::metrics::Figures;
+
 /// gRPC's codes are 0 to 16.
 const CODES: usize = 17;
 
@@ -35,6 +37,22 @@ pub struct Traffic {
     ended: HashMap<&'static str, [AtomicU64; CODES]>,
     inflight: AtomicUsize,
     max_inflight: usize,
+}
+
+impl Traffic {
+    /// Adds what is counted here to the node's figures.
+    pub fn figures(&self, out: &mut Figures) {
+        out.gauge(
+            "etcd_calls_in_flight",
+            "Simple calls of etcd's API that are being answered",
+            self.inflight(),
+        );
+        let counts = self.counts().into_iter().map(|of| {
+            let labels = vec![("method", of.method.to_owned()), ("code", format!("{:?}", of.code))];
+            (labels, of.count)
+        });
+        out.counters("etcd_calls", "Calls of etcd's API that have ended, streams included", counts);
+    }
 }
 
 /// How often a method has ended so.
@@ -141,7 +159,7 @@ impl<S> Gate<S> {
     }
 
     /// What has come through.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
     }
 

@@ -142,7 +142,7 @@ impl EtcdApi {
     }
 
     /// What has been and is being called.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &Arc<Traffic> {
         self.calls.traffic()
     }
 

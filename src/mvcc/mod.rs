@@ -105,6 +105,14 @@ pub struct Event {
     pub previous: Option<Record>,
 }
 
+impl Event {
+    /// Bytes of its key and both values.
+    pub fn bytes(&self) -> usize {
+        let value = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.value.len());
+        self.key.len() + value(&self.record) + value(&self.previous)
+    }
+}
+
 /// All changes of one revision, in the order in which they were made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevisionEvents {

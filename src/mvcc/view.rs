@@ -149,16 +149,28 @@ impl Store {
         Ok(changes)
     }
 
-    /// What happened from revision `from` on, whole revisions in order: `limit`
-    /// changes or more, if there are so many. None if `from` is not written yet.
+    /// What happened from revision `from` on, whole revisions in order: until there
+    /// are `limit` changes or `max_bytes` bytes of keys and values or more, and at
+    /// least one revision. None if `from` is not written yet.
     ///
     /// # Errors
     /// `Compacted` if the changes at `from` are no longer there.
-    pub fn events(&self, from: i64, limit: usize) -> Result<Vec<RevisionEvents>, ReadError> {
+    pub fn events(
+        &self,
+        from: i64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<RevisionEvents>, ReadError> {
         let mut revisions: Vec<RevisionEvents> = Vec::new();
+        let mut bytes = 0;
         for change in self.changes(from, limit)? {
             let Change { main, kind, key, .. } = change;
+            let goes_on = revisions.last().is_some_and(|last| last.revision == main);
+            if !goes_on && !revisions.is_empty() && bytes >= max_bytes {
+                break;
+            }
             let event = self.event(main, kind, key)?;
+            bytes += event.bytes();
             match revisions.last_mut().filter(|last| last.revision == main) {
                 Some(last) => last.events.push(event),
                 None => revisions.push(RevisionEvents { revision: main, events: vec![event] }),

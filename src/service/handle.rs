@@ -1,8 +1,8 @@
 //! The cheap clone that the fronts hold, and the view of the cluster behind it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::renewals::Renewals;
 use crate::command::Idempotency;
 use crate::config::Limits;
 use crate::error::Error;
+use crate::metrics::Figures;
 use crate::openraft_network::Transport;
 use crate::store::data_dir::DataDir;
 use crate::store::{RocksLogStore, StateMachineStore};
@@ -139,7 +140,12 @@ pub(super) struct Inner {
     pub(super) management: tokio::sync::Mutex<()>,
     pub(super) counters: Arc<RequestCounters>,
     pub(super) started: Instant,
+    /// Figures of what lies above the service.
+    pub(super) more_figures: OnceLock<MoreFigures>,
 }
+
+/// Adds figures to those of the service.
+pub(super) type MoreFigures = Box<dyn Fn(&mut Figures) + Send + Sync>;
 
 impl Service {
     /// A service over `parts`; its background tasks run on their runtime and end
@@ -178,6 +184,7 @@ impl Service {
             management: tokio::sync::Mutex::new(()),
             counters,
             started: Instant::now(),
+            more_figures: OnceLock::new(),
         });
         // They must not keep alive what they serve.
         renewal_queue.start(RenewByConsensus(Arc::downgrade(&inner)), &inner.runtime);
@@ -196,6 +203,12 @@ impl Service {
     /// The runtime that lives as long as the node, for tasks that no server may end.
     pub fn runtime(&self) -> &Handle {
         &self.inner.runtime
+    }
+
+    /// Shows what `figures` adds among this node's metrics; the first call counts.
+    pub fn show_figures(&self, figures: impl Fn(&mut Figures) + Send + Sync + 'static) {
+        // Once for a node, at its start.
+        let _ = self.inner.more_figures.set(Box::new(figures));
     }
 
     /// What tells clients of changes as this node applies them.

@@ -46,6 +46,9 @@ impl Service {
         self.storage_figures(&mut figures);
         self.request_figures(&mut figures);
         self.watch_figures(&mut figures);
+        if let Some(more) = self.inner.more_figures.get() {
+            more(&mut figures);
+        }
         figures.encode().unwrap_or_default()
     }
 

@@ -27,10 +27,7 @@ const REVISION_BYTES: usize = size_of::<RevisionEvents>() + 4 * size_of::<usize>
 
 /// How much memory `events` holds, in bytes: keys and values, old ones included.
 pub fn retained_bytes(events: &RevisionEvents) -> usize {
-    let of = |event: &Event| {
-        let values = event.record.iter().chain(&event.previous).map(|record| record.value.len());
-        EVENT_BYTES + event.key.len() + values.sum::<usize>()
-    };
+    let of = |event: &Event| EVENT_BYTES + event.bytes();
     REVISION_BYTES + events.events.iter().map(of).sum::<usize>()
 }
 

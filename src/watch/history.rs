@@ -15,12 +15,13 @@ pub trait History: Send + Sync + 'static {
     /// The newest changes. It announces a revision only once [`Self::events`] finds it.
     fn recent(&self) -> &RecentEvents;
 
-    /// Changes from revision `from` on, whole revisions in order: `limit` changes or
-    /// more, if there are so many. May block.
+    /// Changes from revision `from` on, whole revisions in order: until there are
+    /// `limit` changes or `max_bytes` bytes or more, and at least one revision. May
+    /// block.
     ///
     /// # Errors
     /// `Compacted` if those of `from` are gone.
-    fn events(&self, from: i64, limit: usize) -> Result<Vec<RevisionEvents>, ReadError>;
+    fn events(&self, from: i64, limit: usize, max_bytes: usize) -> Result<Vec<RevisionEvents>, ReadError>;
 }
 
 impl History for StateMachineStore {
@@ -36,7 +37,7 @@ impl History for StateMachineStore {
         self.recent()
     }
 
-    fn events(&self, from: i64, limit: usize) -> Result<Vec<RevisionEvents>, ReadError> {
-        self.store().events(from, limit)
+    fn events(&self, from: i64, limit: usize, max_bytes: usize) -> Result<Vec<RevisionEvents>, ReadError> {
+        self.store().events(from, limit, max_bytes)
     }
 }

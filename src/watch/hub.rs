@@ -418,7 +418,8 @@ impl Hub {
     /// Changes from `from` on out of history; blocks.
     pub(super) fn past(&self, from: i64, changes: usize) -> Result<Vec<Arc<RevisionEvents>>, ReadError> {
         count(&self.counters.disk_reads, 1);
-        let read: Vec<_> = self.history.events(from, changes)?.into_iter().map(Arc::new).collect();
+        let read: Vec<_> =
+            self.history.events(from, changes, self.options.queue_bytes)?.into_iter().map(Arc::new).collect();
         self.read_size.learn(changes, &read);
         Ok(read)
     }

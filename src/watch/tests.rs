@@ -87,7 +87,7 @@ impl History for Arc<Memory> {
         &self.recent
     }
 
-    fn events(&self, from: i64, limit: usize) -> Result<Vec<RevisionEvents>, ReadError> {
+    fn events(&self, from: i64, limit: usize, _: usize) -> Result<Vec<RevisionEvents>, ReadError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
         let oldest = state.compacted.max(OLDEST_REVISION);

@@ -99,7 +99,7 @@ impl Kv for KvService {
                 let OutcomeResult::Deleted { count } = outcome.result else { return Err(mismatch()) };
                 (outcome.revision, count, Vec::new())
             }
-            keys => {
+            keys @ (KeyRange::One(_) | KeyRange::From(_) | KeyRange::Between { .. }) => {
                 let delete = crate::command::DeleteOp { keys, want_previous: delete.want_previous };
                 match self.alone(Op::Delete(delete)).await? {
                     (revision, OpOutcome::Deleted { revision: _, count, previous }) => {

@@ -435,6 +435,21 @@ fn an_answer_that_grows_too_large_is_cut_and_says_so() {
 }
 
 #[test]
+fn history_is_read_in_pieces_that_a_few_large_values_fill() {
+    let (_dir, store) = range_of(50);
+    let revisions = |from, limit, max_bytes| {
+        let events = store.events(from, limit, max_bytes).unwrap();
+        events.into_iter().map(|of| of.revision).collect::<Vec<_>>()
+    };
+    assert_eq!(revisions(2, 3, PLENTY), [2, 3, 4]);
+    // Each is 108 bytes, and the piece ends with the one that fills it.
+    assert_eq!(revisions(2, 50, 109), [2, 3]);
+    assert_eq!(revisions(2, 50, 108), [2]);
+    assert_eq!(revisions(40, 50, 0), [40], "at least one");
+    assert_eq!(revisions(60, 50, 0), [0_i64; 0]);
+}
+
+#[test]
 fn compaction_takes_the_past_from_the_disk_and_leaves_what_can_be_read() {
     use super::super::schema;
     use crate::engine::Scan;
