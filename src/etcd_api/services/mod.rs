@@ -6,11 +6,14 @@
 
 mod context;
 mod convert;
+mod election;
 mod kv;
 mod leader;
 mod lease;
+mod lock;
 mod range_stream;
 mod status;
+mod turn;
 mod watch;
 
 pub use context::Context;
@@ -20,6 +23,8 @@ use std::sync::Arc;
 use kvorum_etcd_proto::etcdserverpb::kv_server::KvServer;
 use kvorum_etcd_proto::etcdserverpb::lease_server::LeaseServer;
 use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
+use kvorum_etcd_proto::v3electionpb::election_server::ElectionServer;
+use kvorum_etcd_proto::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
 
 use super::max_message_bytes;
@@ -32,5 +37,9 @@ pub fn routes(context: &Arc<Context>) -> Routes {
     let lease = LeaseServer::new(lease).max_decoding_message_size(limit);
     let watch = watch::WatchService::new(Arc::clone(context));
     let watch = WatchServer::new(watch).max_decoding_message_size(limit);
-    Routes::new(kv).add_service(lease).add_service(watch)
+    let lock = lock::LockService::new(Arc::clone(context));
+    let lock = LockServer::new(lock).max_decoding_message_size(limit);
+    let election = election::ElectionService::new(Arc::clone(context));
+    let election = ElectionServer::new(election).max_decoding_message_size(limit);
+    Routes::new(kv).add_service(lease).add_service(watch).add_service(lock).add_service(election)
 }
