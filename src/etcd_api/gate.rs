@@ -1,8 +1,11 @@
 //! The gate that every call passes, over gRPC and in JSON alike.
 //!
-//! It knows the table of methods and nothing of what they do: it counts calls by method and
-//! outcome, refuses simple calls above a number in flight, keeps their deadlines, and ends
+//! It knows the table of methods and hardly anything of what they do: it counts calls by method
+//! and outcome, refuses simple calls above a number in flight, keeps their deadlines, and ends
 //! streams when the node stops. What callers must prove is to be demanded here.
+//!
+//! A few simple calls may wait for hours for what others do. Such a call is told how to say so
+//! ([`Waiting`]); from then on it takes no place from those that are only being carried out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -18,6 +21,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{HeaderMap, Request, Response};
 use kvorum_etcd_proto::gateway::PromptBody;
 use kvorum_etcd_proto::{METHODS, Method, method};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -31,12 +35,17 @@ const CODES: usize = 17;
 /// What stands for all methods that are not etcd's: health, reflection, unknown ones.
 const OTHER: &str = "other";
 
+/// The simple calls that may wait for what others do.
+const MAY_WAIT: [&str; 2] = ["/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"];
+
 /// Calls so far, and those in flight.
 #[derive(Debug)]
 pub struct Traffic {
     ended: HashMap<&'static str, [AtomicU64; CODES]>,
     inflight: AtomicUsize,
-    max_inflight: usize,
+    waiting: AtomicUsize,
+    /// As many may be in flight, and as many wait besides.
+    max_places: usize,
 }
 
 impl Traffic {
@@ -67,18 +76,24 @@ pub struct CallCount {
 }
 
 impl Traffic {
-    fn new(max_inflight: usize) -> Self {
+    fn new(max_places: usize) -> Self {
         let names = METHODS.iter().map(|method| method.path).chain([OTHER]);
         Self {
             ended: names.map(|name| (name, Default::default())).collect(),
             inflight: AtomicUsize::new(0),
-            max_inflight,
+            waiting: AtomicUsize::new(0),
+            max_places,
         }
     }
 
-    /// Simple calls in flight.
+    /// Simple calls in flight that do not wait.
     pub fn inflight(&self) -> usize {
         self.inflight.load(Ordering::Relaxed)
+    }
+
+    /// Calls that wait for what others do.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Every outcome that there has been, in the order of methods and codes.
@@ -103,13 +118,85 @@ impl Traffic {
         }
     }
 
-    /// Takes a place for a simple call.
-    fn enter(&self) -> bool {
-        self.inflight
+    /// Takes one more place of those that `taken` counts, if there is one.
+    fn take(&self, taken: &AtomicUsize) -> bool {
+        taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                (now < self.max_inflight).then_some(now + 1)
+                (now < self.max_places).then_some(now + 1)
             })
             .is_ok()
+    }
+}
+
+/// What a simple call is counted among.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    InFlight,
+    Waiting,
+    /// It was refused, or has ended.
+    Nowhere,
+}
+
+/// A simple call's place.
+#[derive(Debug)]
+struct Place {
+    traffic: Arc<Traffic>,
+    standing: Mutex<Standing>,
+}
+
+impl Place {
+    fn take(traffic: &Arc<Traffic>) -> Option<Arc<Self>> {
+        let taken = traffic.take(&traffic.inflight);
+        let place = || Self { traffic: Arc::clone(traffic), standing: Mutex::new(Standing::InFlight) };
+        taken.then(|| Arc::new(place()))
+    }
+
+    /// Waits instead of being in flight; false if there is no room for that.
+    fn wait(&self) -> bool {
+        let mut standing = self.standing.lock();
+        if *standing == Standing::InFlight {
+            if !self.traffic.take(&self.traffic.waiting) {
+                return false;
+            }
+            self.traffic.inflight.fetch_sub(1, Ordering::Relaxed);
+            *standing = Standing::Waiting;
+        }
+        true
+    }
+
+    fn leave(&self) {
+        let taken = match std::mem::replace(&mut *self.standing.lock(), Standing::Nowhere) {
+            Standing::InFlight => &self.traffic.inflight,
+            Standing::Waiting => &self.traffic.waiting,
+            Standing::Nowhere => return,
+        };
+        taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// By what a call that may wait says that it does; an extension of its request.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    place: Arc<Place>,
+    closed: watch::Receiver<bool>,
+}
+
+impl Waiting {
+    /// Gives the call's place to others, for one among those that wait.
+    ///
+    /// # Errors
+    /// When too many wait, or the node stops.
+    pub fn begin(&self) -> Result<(), Status> {
+        if *self.closed.borrow() {
+            return Err(stopped());
+        }
+        if self.place.wait() { Ok(()) } else { Err(too_many()) }
+    }
+
+    /// Waits until the node stops, which calls that wait must not hold up.
+    pub async fn closed(mut self) {
+        // The sender lives as long as the gate; a gate that is gone has closed too.
+        let _ = self.closed.wait_for(|closed| *closed).await;
     }
 }
 
@@ -118,7 +205,7 @@ impl Traffic {
 struct Passage {
     traffic: Arc<Traffic>,
     name: &'static str,
-    holds_place: bool,
+    place: Option<Arc<Place>>,
     code: Option<Code>,
 }
 
@@ -135,8 +222,8 @@ impl Drop for Passage {
     fn drop(&mut self) {
         // Without an outcome, the caller has gone before there was one.
         self.traffic.count(self.name, self.code.unwrap_or(Code::Cancelled));
-        if self.holds_place {
-            self.traffic.inflight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(place) = &self.place {
+            place.leave();
         }
     }
 }
@@ -151,7 +238,8 @@ pub struct Gate<S> {
 }
 
 impl<S> Gate<S> {
-    /// A gate before `calls` that lets `max_inflight` simple calls through at a time, of whose
+    /// A gate before `calls` that lets `max_inflight` simple calls through at a time, besides as
+    /// many that wait, of whose
     /// bodies each 64 KiB may take `body_patience`.
     pub fn new(calls: S, max_inflight: usize, body_patience: Duration) -> Self {
         let traffic = Arc::new(Traffic::new(max_inflight));
@@ -170,13 +258,12 @@ impl<S> Gate<S> {
 
     fn admit(&self, method: Option<&Method>, streams: bool) -> Result<Passage, Status> {
         let name = method.map_or(OTHER, |method| method.path);
-        let mut passage =
-            Passage { traffic: Arc::clone(&self.traffic), name, holds_place: false, code: None };
+        let mut passage = Passage { traffic: Arc::clone(&self.traffic), name, place: None, code: None };
         let refusal = if streams {
             self.closed.borrow().then(stopped)
         } else {
-            passage.holds_place = self.traffic.enter();
-            (!passage.holds_place).then(|| Status::resource_exhausted("etcdserver: too many requests"))
+            passage.place = Place::take(&self.traffic);
+            passage.place.is_none().then(too_many)
         };
         match refusal {
             None => Ok(passage),
@@ -201,7 +288,7 @@ where
         self.calls.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let method = method(request.uri().path());
         // What is not etcd's may stream (reflection does), and is cheap.
         let streams = method.is_none_or(|method| method.client_streaming || method.server_streaming);
@@ -209,6 +296,12 @@ where
             Ok(passage) => passage,
             Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
         };
+        if let Some(place) = &passage.place
+            && MAY_WAIT.contains(&passage.name)
+        {
+            let waiting = Waiting { place: Arc::clone(place), closed: self.closed.subscribe() };
+            request.extensions_mut().insert(waiting);
+        }
         let deadline = deadline(request.headers());
         let closing = streams.then(|| closing(self.closed.subscribe()));
         let patience = self.body_patience;
@@ -245,6 +338,10 @@ fn closing(mut closed: watch::Receiver<bool>) -> Closing {
 
 fn stopped() -> Status {
     Status::unavailable("etcdserver: server stopped")
+}
+
+fn too_many() -> Status {
+    Status::resource_exhausted("etcdserver: too many requests")
 }
 
 /// The body of an answer, watched for its outcome.
@@ -342,6 +439,35 @@ mod tests {
             assert_eq!(written(text), None, "{text:?}");
         }
         assert_eq!(deadline(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn who_waits_takes_no_place_in_flight_and_there_is_a_bound_for_both() {
+        let gate = Gate::new((), 2, Duration::from_secs(1));
+        let lock = || gate.admit(method(MAY_WAIT[0]), false);
+        let waiting = |passage: &Passage| Waiting {
+            place: Arc::clone(passage.place.as_ref().unwrap()),
+            closed: gate.closed.subscribe(),
+        };
+        let standing = || (gate.traffic().inflight(), gate.traffic().waiting());
+        let waiters = [lock().unwrap(), lock().unwrap()];
+        lock().unwrap_err();
+        for waiter in &waiters {
+            waiting(waiter).begin().unwrap();
+            waiting(waiter).begin().unwrap();
+        }
+        assert_eq!(standing(), (0, 2));
+        let third = lock().unwrap();
+        assert_eq!(waiting(&third).begin().unwrap_err().code(), Code::ResourceExhausted);
+        assert_eq!(standing(), (1, 2));
+        let late = waiting(&third);
+        drop((third, waiters));
+        assert_eq!(standing(), (0, 0));
+        // The call may end before it says that it waits.
+        late.begin().unwrap();
+        assert_eq!(standing(), (0, 0));
+        gate.close();
+        assert_eq!(late.begin().unwrap_err().message(), "etcdserver: server stopped");
     }
 
     #[test]

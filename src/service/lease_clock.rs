@@ -115,11 +115,11 @@ mod tests {
         let far = upcoming(5_000, Some(90_000));
         assert_eq!(clock.step(&far, start), Step::Wait(start + TICK));
         assert_eq!(clock.step(&far, start + ms(400)), Step::Wait(start + TICK));
-        assert_eq!(clock.step(&far, start + TICK), Step::Tick(5_900));
+        assert_eq!(clock.step(&far, start + TICK), Step::Tick(5_450));
         clock.proposing(start + TICK);
-        let ticked = upcoming(5_900, Some(90_000));
+        let ticked = upcoming(5_450, Some(90_000));
         assert_eq!(clock.step(&ticked, start + TICK), Step::Wait(start + 2 * TICK));
-        assert_eq!(clock.read(5_900, start + ms(1_234)), 6_234);
+        assert_eq!(clock.read(5_450, start + ms(834)), 5_834);
     }
 
     #[test]
@@ -150,31 +150,35 @@ mod tests {
         let start = Instant::now();
         let mut clock = LeaseClock::anchored(5_000, start);
         for at in (0..=20_000).step_by(1_000) {
-            assert_eq!(clock.read(5_000, start + ms(at)), (5_000 + at).min(6_000));
+            assert_eq!(clock.read(5_000, start + ms(at)), (5_000 + at).min(5_500));
         }
         // The first tick takes effect after twenty seconds.
-        assert_eq!(clock.read(6_000, start + ms(20_000)), 6_000);
-        assert_eq!(clock.read(6_000, start + ms(20_700)), 6_700);
+        assert_eq!(clock.read(5_500, start + ms(20_000)), 5_500);
+        assert_eq!(clock.read(5_500, start + ms(20_400)), 5_900);
     }
 
     #[test]
     fn a_new_leader_goes_on_from_the_replicated_clock() {
         let start = Instant::now();
         let mut old = LeaseClock::anchored(0, start);
-        assert_eq!(old.step(&upcoming(0, Some(3_000)), start + TICK), Step::Tick(900));
+        assert_eq!(old.step(&upcoming(0, Some(3_000)), start + TICK), Step::Tick(450));
         // The old one ran on, and nobody knows; an election takes ten seconds.
-        assert_eq!(old.read(900, start + ms(1_700)), 1_700);
-        let elected = start + ms(11_700);
-        let mut new = LeaseClock::anchored(900, elected);
-        assert_eq!(new.read(900, elected), 900);
-        // The lease of three seconds has lived 0.9 s by the replicated clock.
+        assert_eq!(old.read(450, start + ms(850)), 850);
+        let elected = start + ms(10_850);
+        let mut new = LeaseClock::anchored(450, elected);
+        assert_eq!(new.read(450, elected), 450);
+        // The lease of three seconds has lived 0.45 s by the replicated clock.
+        let mut replicated = 450;
+        for round in 1..=5 {
+            let now = elected + round * TICK;
+            assert_eq!(new.step(&upcoming(replicated, Some(3_000)), now), Step::Tick(replicated + 450));
+            new.proposing(now);
+            replicated += 450;
+        }
         let rest = |at: u64| elected + ms(at);
-        assert_eq!(new.step(&upcoming(900, Some(3_000)), rest(900)), Step::Tick(1_800));
-        new.proposing(rest(900));
-        assert_eq!(new.step(&upcoming(1_800, Some(3_000)), rest(1_800)), Step::Tick(2_700));
-        new.proposing(rest(1_800));
-        assert_eq!(new.step(&upcoming(2_700, Some(3_000)), rest(2_099)), Step::Wait(rest(2_099) + GATHER));
-        assert_eq!(new.step(&upcoming(2_700, Some(3_000)), rest(2_100)), Step::Expire(3_000));
+        let soon = upcoming(2_700, Some(3_000));
+        assert_eq!(new.step(&soon, rest(2_549)), Step::Wait(rest(2_549) + GATHER));
+        assert_eq!(new.step(&soon, rest(2_550)), Step::Expire(3_000));
         // The deposed one is bounded by what it sees replicated, and its term's
         // ticks no longer count.
         assert_eq!(old.read(2_700, start + ms(60_000)), 2_700);
@@ -200,7 +204,7 @@ mod tests {
                 Step::Expire(time) => break (time, at),
             }
         };
-        assert_eq!(ended, (expires_at, 3_000));
+        assert_eq!(ended, (expires_at, 2_500));
     }
 
     #[derive(Debug, Clone)]

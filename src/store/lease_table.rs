@@ -287,7 +287,8 @@ mod tests {
 
     #[test]
     fn the_remaining_time_goes_on_between_two_moves_of_the_clock() {
-        let table = with(&[LeaseChange::Set(lease(1, 10, 111_000)), LeaseChange::Clock(100_000)]);
+        let expires_at = 110_000 + SLACK_MS;
+        let table = with(&[LeaseChange::Set(lease(1, 10, expires_at)), LeaseChange::Clock(100_000)]);
         let seen = table.inner.read().clock_seen;
         let after = |millis| table.remaining(1, seen + Duration::from_millis(millis)).map(|(_, left)| left);
         assert_eq!(after(0), Some(10));

@@ -8,12 +8,15 @@ mod auth;
 mod cluster;
 mod context;
 mod convert;
+mod election;
 mod kv;
 mod leader;
 mod lease;
+mod lock;
 mod maintenance;
 mod range_stream;
 mod status;
+mod turn;
 mod watch;
 
 pub use context::Context;
@@ -26,6 +29,8 @@ use kvorum_etcd_proto::etcdserverpb::kv_server::KvServer;
 use kvorum_etcd_proto::etcdserverpb::lease_server::LeaseServer;
 use kvorum_etcd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
+use kvorum_etcd_proto::v3electionpb::election_server::ElectionServer;
+use kvorum_etcd_proto::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
 
 use super::max_message_bytes;
@@ -43,6 +48,11 @@ pub fn routes(context: &Arc<Context>) -> Routes {
     let maintenance = maintenance::MaintenanceService::new(Arc::clone(context));
     let maintenance = MaintenanceServer::new(maintenance).max_decoding_message_size(limit);
     let auth = AuthServer::new(auth::AuthService::new(Arc::clone(context))).max_decoding_message_size(limit);
-    let routes = Routes::new(kv).add_service(lease).add_service(watch);
-    routes.add_service(cluster).add_service(maintenance).add_service(auth)
+    let lock = lock::LockService::new(Arc::clone(context));
+    let lock = LockServer::new(lock).max_decoding_message_size(limit);
+    let election = election::ElectionService::new(Arc::clone(context));
+    let election = ElectionServer::new(election).max_decoding_message_size(limit);
+    let routes = Routes::new(kv).add_service(watch).add_service(lease).add_service(lock);
+    let routes = routes.add_service(election).add_service(cluster);
+    routes.add_service(maintenance).add_service(auth)
 }
