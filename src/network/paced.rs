@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::Extensions;
+use actix_web::http::header::ContentType;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -65,6 +66,16 @@ pub(super) fn answer<B: Backend>(
     let body =
         Paced { size, rest: bytes, more: stream::empty(), guard: StallGuard::of(call), _permit: permit };
     Ok(response.body(BoxBody::new(body)))
+}
+
+/// [`answer`] with JSON that has been written out already.
+pub(super) fn json_answer<B: Backend>(
+    call: &Call<B>,
+    permit: Permit,
+    response: &mut HttpResponseBuilder,
+    json: Vec<u8>,
+) -> Result<HttpResponse, Failure> {
+    answer(call, permit, response.content_type(ContentType::json()), json.into())
 }
 
 /// Finishes `response` with a body that is `first` and then all of `more`.

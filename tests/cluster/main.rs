@@ -14,6 +14,8 @@ mod folder;
 #[cfg(test)]
 mod hazards;
 #[cfg(test)]
+mod http_api;
+#[cfg(test)]
 mod idempotency;
 #[cfg(test)]
 mod membership;
