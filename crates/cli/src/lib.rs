@@ -109,7 +109,7 @@ pub async fn run(command: Command, root: impl FnOnce() -> clap::Command) -> u8 {
     let (out_is_terminal, err_is_terminal) = (stdout.is_terminal(), stderr.is_terminal());
     let mut out = BufWriter::new(stdout);
     let mut io = Io { input: &mut stdin, out: &mut out, err: &mut stderr, out_is_terminal, err_is_terminal };
-    run_with(command, root, &mut io).await as u8
+    run_with(command, root, &mut io).await.code()
 }
 
 async fn run_with(command: Command, root: impl FnOnce() -> clap::Command, io: &mut Io<'_>) -> Exit {

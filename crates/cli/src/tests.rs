@@ -62,7 +62,7 @@ fn contradictions_are_refused_with_the_exit_code_for_usage() {
     ] {
         let words: Vec<_> = line.split(' ').collect();
         let error = parse(&words).expect_err(line);
-        assert_eq!(error.exit_code(), i32::from(Exit::Usage as u8), "{line}");
+        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");
     }
 }
 
