@@ -43,13 +43,15 @@ impl Client {
         let lease = self.lease_grant(seconds, None).await?;
         let ttl = Duration::from_secs(u64::try_from(lease.ttl).unwrap_or_default());
         let (tell, lost) = watch::channel(None);
-        let client = self.clone();
+        // From now on it is known that there are nodes at the endpoints.
+        let client = Self { patience: Duration::MAX, ..self.clone() };
+        let renewer = client.clone();
         let renewing = tokio::spawn(async move {
-            let error = keep_alive(&client, lease.id, ttl, asked).await;
+            let error = keep_alive(&renewer, lease.id, ttl, asked).await;
             // If nobody listens, nobody relies on it.
             let _ = tell.send(Some(error));
         });
-        Ok(Session { client: self.clone(), lease: lease.id, ttl, lost, renewing })
+        Ok(Session { client, lease: lease.id, ttl, lost, renewing })
     }
 }
 

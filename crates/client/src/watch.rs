@@ -288,6 +288,8 @@ impl Watch {
         match self.passed {
             None => {
                 self.passed = Some(revision);
+                // From now on it is known that there are nodes at the endpoints.
+                self.client.patience = Duration::MAX;
                 Ok(Some(WatchMessage::Created { revision }))
             }
             Some(passed) if revision > passed => {
