@@ -16,6 +16,7 @@ use crate::config::Limits;
 use crate::error::Error;
 use crate::mvcc::{Lookup, Page, RangeQuery};
 use crate::service::{Consistency, LeaseGranted, LeaseRenewed, LeaseStatus, Service};
+use crate::watch::WatchHub;
 
 /// The calls behind the HTTP API. A clone is cheap and means the same node.
 ///
@@ -43,6 +44,12 @@ pub trait Backend: Clone + Send + 'static {
         at: Option<i64>,
         consistency: Consistency,
     ) -> impl Future<Output = Result<Lookup, Error>>;
+
+    /// The store's revision, as recent as `consistency` demands.
+    fn revision(&self, consistency: Consistency) -> impl Future<Output = Result<i64, Error>>;
+
+    /// What tells of changes.
+    fn watch(&self) -> &WatchHub;
 
     /// Reads a page of a range.
     fn range(&self, query: RangeQuery, consistency: Consistency)
@@ -142,6 +149,14 @@ impl Backend for Service {
         consistency: Consistency,
     ) -> impl Future<Output = Result<Lookup, Error>> {
         Self::get(self, key, at, consistency)
+    }
+
+    fn revision(&self, consistency: Consistency) -> impl Future<Output = Result<i64, Error>> {
+        self.revision_as_of(consistency)
+    }
+
+    fn watch(&self) -> &WatchHub {
+        Self::watch(self)
     }
 
     fn range(

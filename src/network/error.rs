@@ -81,6 +81,12 @@ impl Failure {
         Self::Service(Error::Invalid(message.into()))
     }
 
+    /// The failure as clients read it.
+    pub(super) fn answer(&self) -> ErrorAnswer {
+        let (code, message) = (self.code(), shortened(self.to_string()));
+        ErrorAnswer { error: ErrorBody { code, message, details: self.details() } }
+    }
+
     fn code(&self) -> &'static str {
         match self {
             Self::Service(error) | Self::Part { error, .. } | Self::Batch { error, .. } => error.code(),
@@ -153,13 +159,7 @@ impl ResponseError for Failure {
         let mut response = if matches!(self, Self::NotModified { .. }) {
             HttpResponse::NotModified().finish()
         } else {
-            HttpResponse::build(self.status_code()).json(ErrorAnswer {
-                error: ErrorBody {
-                    code: self.code(),
-                    message: shortened(self.to_string()),
-                    details: self.details(),
-                },
-            })
+            HttpResponse::build(self.status_code()).json(self.answer())
         };
         self.headers(&mut response);
         response

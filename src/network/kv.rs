@@ -18,7 +18,7 @@ use super::paced;
 use super::query::{CONSISTENCY, Query};
 use crate::command::{Command, Condition, Outcome, OutcomeResult, Write};
 use crate::error::Error;
-use crate::mvcc::{KeyValue, RangeQuery};
+use crate::mvcc::{KeyValue, RangeQuery, Record};
 use crate::service::Consistency;
 
 const CREATE_REVISION: HeaderName = HeaderName::from_static("x-kvorum-create-revision");
@@ -248,17 +248,21 @@ fn is_zero(lease: &i64) -> bool {
 
 impl<'a> Item<'a> {
     pub(super) fn of(item: &'a KeyValue, keys_only: bool) -> Self {
-        let (key, key_base64) = text_or_base64(&item.key);
-        let (value, value_base64) = if keys_only { (None, None) } else { text_or_base64(&item.record.value) };
+        Self::of_parts(&item.key, &item.record, keys_only)
+    }
+
+    pub(super) fn of_parts(key: &'a [u8], record: &'a Record, keys_only: bool) -> Self {
+        let (key, key_base64) = text_or_base64(key);
+        let (value, value_base64) = if keys_only { (None, None) } else { text_or_base64(&record.value) };
         Self {
             key,
             key_base64,
             value,
             value_base64,
-            create_revision: item.record.create_revision,
-            mod_revision: item.record.mod_revision,
-            version: item.record.version,
-            lease: item.record.lease,
+            create_revision: record.create_revision,
+            mod_revision: record.mod_revision,
+            version: record.version,
+            lease: record.lease,
         }
     }
 }

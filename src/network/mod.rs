@@ -51,6 +51,7 @@ mod routes;
 mod server;
 mod status;
 mod txn;
+mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -63,8 +63,13 @@ pub(super) fn answer<B: Backend>(
     }
     call.hold(&mut permit, bytes.len())?;
     let size = BodySize::Sized(bytes.len() as u64);
-    let body =
-        Paced { size, rest: bytes, more: stream::empty(), guard: StallGuard::of(call), _permit: permit };
+    let body = Paced {
+        size,
+        rest: bytes,
+        more: stream::empty(),
+        guard: StallGuard::of(call),
+        _permit: Some(permit),
+    };
     Ok(response.body(BoxBody::new(body)))
 }
 
@@ -94,9 +99,21 @@ pub(super) fn stream<B: Backend>(
         rest: first,
         more: Box::pin(more),
         guard: StallGuard::of(call),
-        _permit: permit,
+        _permit: Some(permit),
     };
     response.body(BoxBody::new(body))
+}
+
+/// [`stream`] for an answer that goes on for as long as its client likes, which is therefore
+/// no request in flight. It must have something to send more often than the client may stall.
+pub(super) fn endless<B: Backend>(
+    call: &Call<B>,
+    response: &mut HttpResponseBuilder,
+    first: Bytes,
+    more: impl Stream<Item = Result<Bytes, Failure>> + 'static,
+) -> HttpResponse {
+    let (size, more, guard) = (BodySize::Stream, Box::pin(more), StallGuard::of(call));
+    response.body(BoxBody::new(Paced { size, rest: first, more, guard, _permit: None }))
 }
 
 struct Paced<S> {
@@ -104,7 +121,7 @@ struct Paced<S> {
     rest: Bytes,
     more: S,
     guard: StallGuard,
-    _permit: Permit,
+    _permit: Option<Permit>,
 }
 
 impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin> MessageBody for Paced<S> {

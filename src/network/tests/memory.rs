@@ -1,10 +1,11 @@
 //! A store in memory that keeps every version, and fails or waits on demand.
 
+mod past;
 mod txn;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::mvcc::{KeyValue, Lookup, Page, RangeQuery, Record};
 use crate::network::Backend;
 use crate::service::{Consistency, LeaseGranted, LeaseRenewed, LeaseStatus};
+use crate::watch::WatchHub;
 
 #[derive(Clone)]
 pub(super) struct Memory(Arc<Inner>);
@@ -29,6 +31,7 @@ struct Inner {
     secret: Option<String>,
     /// Writes wait for a permit of it, if it is there.
     gate: Option<Semaphore>,
+    watch: OnceLock<WatchHub>,
 }
 
 #[derive(Default)]
@@ -41,6 +44,7 @@ struct State {
     leases: BTreeMap<i64, i64>,
     failures: Vec<(usize, Error)>,
     calls: Vec<String>,
+    recent: past::Recent,
 }
 
 impl Default for Memory {
@@ -60,7 +64,7 @@ impl Memory {
             max_page_bytes: 256 << 10,
             ..Limits::default()
         };
-        Self(Arc::new(Inner { state: Mutex::default(), limits, secret, gate }))
+        Self(Arc::new(Inner { state: Mutex::default(), limits, secret, gate, watch: OnceLock::new() }))
     }
 
     pub(super) fn with_secret(secret: &str) -> Self {
@@ -169,6 +173,9 @@ impl State {
             | Write::LeaseRenew { .. }
             | Write::LeaseTick { .. } => panic!("the HTTP API makes no such write"),
         };
+        if self.revision == next {
+            self.recent.0.push(self.events(next));
+        }
         Outcome { revision: self.revision, result }
     }
 
@@ -243,6 +250,15 @@ impl Backend for Memory {
         let outcome = state.submit(&Command { write: Write::Txn(txn), condition: None, idempotency })?;
         let OutcomeResult::Txn(done) = outcome.result else { unreachable!("it was a transaction") };
         Ok((outcome.revision, done))
+    }
+
+    async fn revision(&self, consistency: Consistency) -> Result<i64, Error> {
+        self.enter(format!("revision {consistency:?}"))?;
+        Ok(self.0.state.lock().revision)
+    }
+
+    fn watch(&self) -> &WatchHub {
+        self.0.watch.get_or_init(|| past::hub(&self.0))
     }
 
     async fn compact(&self, revision: i64, physical: bool) -> Result<i64, Error> {

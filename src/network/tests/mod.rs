@@ -15,6 +15,7 @@ mod memory;
 mod openapi;
 mod seed;
 mod txn;
+mod watch;
 mod wire;
 
 use std::net::SocketAddr;
