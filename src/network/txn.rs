@@ -33,11 +33,9 @@ pub(super) struct TxnBody {
     compare: Vec<CompareBody>,
     /// What is done if all of that holds.
     #[serde(default)]
-    #[schema(no_recursion)]
     then: Vec<OpBody>,
     /// What is done otherwise.
     #[serde(default, rename = "else")]
-    #[schema(no_recursion)]
     otherwise: Vec<OpBody>,
 }
 
