@@ -12,6 +12,7 @@ mod kv;
 mod leader;
 mod maintenance;
 mod range_stream;
+mod snapshot;
 mod status;
 mod watch;
 
