@@ -217,7 +217,7 @@ async fn the_last_voter_can_not_be_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_of_the_cluster_need_its_secret() {
-    let cluster = with_grpc().secret("open sesame").form(1).await;
+    let cluster = with_grpc().secret("open-sesame").form(1).await;
     let mut client = maintenance_client(&cluster, 1).await;
     let moving = |headers: &[(&'static str, &str)]| {
         let mut request = Request::new(pb::MoveLeaderRequest { target_id: 1 });
@@ -227,12 +227,12 @@ async fn changes_of_the_cluster_need_its_secret() {
         request
     };
     let wrong: [&[(&str, &str)]; 4] =
-        [&[], &[("token", "open")], &[("authorization", "Bearer no")], &[("authorization", "open sesame")]];
+        [&[], &[("token", "open")], &[("authorization", "Bearer no")], &[("authorization", "open-sesame")]];
     for headers in wrong {
         let refused = client.move_leader(moving(headers)).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{headers:?}");
     }
-    for headers in [("token", "open sesame"), ("authorization", "Bearer open sesame")] {
+    for headers in [("token", "open-sesame"), ("authorization", "Bearer open-sesame")] {
         client.move_leader(moving(&[headers])).await.unwrap();
     }
     let refused = cluster_client(&cluster, 1).await.member_remove(pb::MemberRemoveRequest { id: 1 }).await;
