@@ -263,7 +263,8 @@ async fn receive(client: &mut MaintenanceClient<Channel>) -> Reader {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_holds_all_keys_and_leaves_nothing_behind() {
     let cluster = with_grpc().form(1).await;
-    let value = "v".repeat(2_000);
+    // More than connections hold by themselves of what nobody reads.
+    let value = "v".repeat(40_000);
     for number in 0..200 {
         cluster.put(1, &format!("key-{number:03}"), &value).await.ok();
     }
@@ -275,7 +276,7 @@ async fn a_snapshot_holds_all_keys_and_leaves_nothing_behind() {
         Event::Put(put) => (String::from_utf8(put.key.to_vec()).unwrap(), put.value.len()),
         Event::Delete { .. } => panic!("nothing was deleted"),
     });
-    let expected = (0..200).map(|number| (format!("key-{number:03}"), 2_000));
+    let expected = (0..200).map(|number| (format!("key-{number:03}"), 40_000));
     assert_eq!(keys.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     let told: Vec<_> = reader.members().map(Result::unwrap).map(|member| member.id).collect();
     assert_eq!(told, [1]);
