@@ -4,8 +4,10 @@ use std::io::Write as _;
 
 use kvorum::NodeId;
 use kvorum_etcd_proto::etcdserverpb as pb;
+use kvorum_etcd_proto::etcdserverpb::alarm_request::AlarmAction;
 use kvorum_etcd_proto::etcdserverpb::auth_client::AuthClient;
 use kvorum_etcd_proto::etcdserverpb::cluster_client::ClusterClient;
+use kvorum_etcd_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use kvorum_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kvorum_etcd_snapshot::{Event, Reader};
 use tonic::transport::{Channel, Endpoint};
@@ -297,40 +299,48 @@ async fn a_snapshot_holds_all_keys_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_told_as_etcd_does() {
+async fn alarms_and_downgrades_are_told_as_by_an_etcd_without_any() {
     let cluster = with_grpc().form(1).await;
     let mut client = maintenance_client(&cluster, 1).await;
-    let alarm = |action: pb::alarm_request::AlarmAction, alarm: pb::AlarmType| pb::AlarmRequest {
+    let alarm = |action: AlarmAction, alarm: pb::AlarmType| pb::AlarmRequest {
         action: action.into(),
         member_id: 0,
         alarm: alarm.into(),
     };
-    use pb::alarm_request::AlarmAction::{Activate, Deactivate, Get};
     for request in [
-        alarm(Get, pb::AlarmType::None),
-        alarm(Get, pb::AlarmType::Nospace),
-        alarm(Deactivate, pb::AlarmType::Nospace),
-        alarm(Activate, pb::AlarmType::None),
+        alarm(AlarmAction::Get, pb::AlarmType::None),
+        alarm(AlarmAction::Get, pb::AlarmType::Nospace),
+        alarm(AlarmAction::Deactivate, pb::AlarmType::Nospace),
+        alarm(AlarmAction::Activate, pb::AlarmType::None),
     ] {
         let answer = client.alarm(request).await.unwrap().into_inner();
         assert!(answer.header.is_some() && answer.alarms.is_empty());
     }
-    let raised = client.alarm(alarm(Activate, pb::AlarmType::Nospace)).await.unwrap_err();
+    let raised = client.alarm(alarm(AlarmAction::Activate, pb::AlarmType::Nospace)).await.unwrap_err();
     assert_eq!(raised.code(), Code::Unimplemented);
     assert_eq!(client.defragment(pb::DefragmentRequest {}).await.unwrap().into_inner().header, None);
-    use pb::downgrade_request::DowngradeAction::{Cancel, Enable, Validate};
-    let to = |action: pb::downgrade_request::DowngradeAction, version: &str| pb::DowngradeRequest {
+    let to = |action: DowngradeAction, version: &str| pb::DowngradeRequest {
         action: action.into(),
         version: version.to_owned(),
     };
-    assert_eq!(client.downgrade(to(Validate, "3.6.0")).await.unwrap().into_inner().version, "3.7");
+    assert_eq!(
+        client.downgrade(to(DowngradeAction::Validate, "3.6.0")).await.unwrap().into_inner().version,
+        "3.7"
+    );
     assert_refused(
-        client.downgrade(to(Cancel, "")).await,
+        client.downgrade(to(DowngradeAction::Cancel, "")).await,
         Code::FailedPrecondition,
         "etcdserver: no inflight downgrade job",
     );
-    assert_eq!(client.downgrade(to(Enable, "3.6.0")).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        client.downgrade(to(DowngradeAction::Enable, "3.6.0")).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn users_and_roles_are_told_as_by_an_etcd_without_any() {
+    let cluster = with_grpc().form(1).await;
     let mut auth = AuthClient::new(channel(&cluster, 1).await);
     let status = auth.auth_status(pb::AuthStatusRequest {}).await.unwrap().into_inner();
     assert_eq!((status.enabled, status.auth_revision, status.header.is_some()), (false, 1, true));
