@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use super::etcd_export;
 use super::forwarder::Forwarder;
 use super::lease::RenewByConsensus;
 use super::lessor;
@@ -139,6 +140,7 @@ pub(super) struct Inner {
     pub(super) watch: WatchHub,
     pub(super) waiting_writes: Semaphore,
     pub(super) scans: Arc<Semaphore>,
+    pub(super) exports: Arc<Semaphore>,
     /// One change of the membership at a time on the leader.
     pub(super) management: tokio::sync::Mutex<()>,
     pub(super) client_addrs: ClientAddrs,
@@ -185,6 +187,7 @@ impl Service {
             watch,
             waiting_writes,
             scans: Arc::new(Semaphore::new(SCANS_AT_ONCE)),
+            exports: etcd_export::places(),
             management: tokio::sync::Mutex::new(()),
             client_addrs: ClientAddrs::default(),
             counters,

@@ -56,7 +56,8 @@ impl ClientAddrs {
         self.members.lock().entry(status.node_id).or_default().addr = Some(addr);
     }
 
-    fn known(&self, id: NodeId) -> Option<String> {
+    /// Where clients of etcd reach a member, as it last told.
+    pub(super) fn known(&self, id: NodeId) -> Option<String> {
         self.members.lock().get(&id).and_then(|heard| heard.addr.clone())
     }
 

@@ -12,6 +12,7 @@
 
 pub mod cluster;
 pub mod consensus;
+pub mod etcd_export;
 pub mod forwarder;
 pub mod handle;
 pub mod kv;
@@ -27,6 +28,7 @@ mod lease_clock;
 mod lessor;
 mod renewals;
 
+pub use etcd_export::{EtcdExport, EtcdSnapshot};
 pub use handle::{Service, ServiceOptions, ServiceParts};
 pub use kv::Consistency;
 pub use lease::{LeaseGranted, LeaseRenewed, LeaseStatus, MAX_LEASE_TTL};

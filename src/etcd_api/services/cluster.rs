@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hyper::Uri;
+use hyper::http::uri::Authority;
 use kvorum_etcd_proto::etcdserverpb as pb;
 use kvorum_etcd_proto::etcdserverpb::cluster_server::Cluster;
 use tonic::metadata::MetadataMap;
@@ -95,11 +95,8 @@ fn peer_addr(urls: &[String]) -> Result<String, Status> {
 
 /// The `host:port` of a URL that is nothing else. Peers do not speak TLS.
 fn addr_of(url: &str) -> Option<String> {
-    let uri: Uri = url.strip_suffix('/').is_none().then(|| url.parse().ok())??;
-    let authority = uri.authority()?;
-    let is_plain = uri.scheme_str() == Some("http")
-        && uri.query().is_none()
-        && !authority.as_str().contains('@')
+    let authority: Authority = url.strip_prefix("http://")?.parse().ok()?;
+    let is_plain = !authority.as_str().contains('@')
         && !authority.host().is_empty()
         && authority.port_u16().is_some_and(|port| port > 0);
     is_plain.then(|| authority.as_str().to_owned())

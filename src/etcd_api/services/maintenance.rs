@@ -13,7 +13,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::cluster::authorize;
-use super::{Context, status};
+use super::{Context, snapshot, status};
 use crate::error::Error;
 use crate::etcd_api::ETCD_LEVEL;
 
@@ -135,7 +135,8 @@ impl Maintenance for MaintenanceService {
         &self,
         _: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("etcdserver: snapshots are not supported"))
+        let export = self.context.service().etcd_export().map_err(|error| status::of(&error))?;
+        Ok(Response::new(snapshot::stream(export)))
     }
 
     async fn move_leader(

@@ -15,6 +15,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod range_stream;
+mod snapshot;
 mod status;
 mod turn;
 mod watch;
