@@ -77,6 +77,17 @@ impl Failure {
         self
     }
 
+    /// The same failure of a longer undertaking: how far that has come is told
+    /// after its message, and in its details.
+    #[must_use]
+    pub(crate) fn after(mut self, told: &str, details: impl IntoIterator<Item = (String, Value)>) -> Self {
+        if let Self::Report(report) = &mut self {
+            report.message = format!("{}; {told}", report.message);
+            report.details.extend(details);
+        }
+        self
+    }
+
     /// The process's exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {

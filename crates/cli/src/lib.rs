@@ -8,7 +8,9 @@
 mod args;
 mod cluster;
 mod compact;
+mod export;
 mod failure;
+mod import;
 mod kv;
 mod lease;
 mod local;
@@ -31,6 +33,8 @@ use output::Io;
 pub use args::{ClientArgs, ConsistencyArg, Format, SecretArgs};
 pub use cluster::{InitArgs, LeaderArgs, MemberArgs, SnapshotArgs};
 pub use compact::CompactArgs;
+pub use export::ExportArgs;
+pub use import::ImportArgs;
 pub use kv::{DelArgs, GetArgs, PutArgs};
 pub use lease::LeaseArgs;
 pub use local::LocalArgs;
@@ -76,6 +80,12 @@ pub enum Command {
     /// Give up the past below a revision
     #[command(after_help = compact::HELP)]
     Compact(Box<CompactArgs>),
+    /// Write all keys and values out as JSON lines
+    #[command(after_help = export::HELP)]
+    Export(Box<ExportArgs>),
+    /// Set keys from JSON lines, or from a snapshot of etcd
+    #[command(after_help = import::HELP)]
+    Import(Box<ImportArgs>),
     /// Show every node of the cluster and how it is
     #[command(after_help = status::HELP)]
     Status(Box<StatusArgs>),
@@ -124,6 +134,8 @@ impl Command {
             Self::Lock(args) => &args.client,
             Self::Elect(args) => &args.client,
             Self::Compact(args) => &args.client,
+            Self::Export(args) => &args.client,
+            Self::Import(args) => &args.client,
             Self::Status(args) => &args.client,
             Self::Member(args) => args.client(),
             Self::Leader(args) => args.client(),
@@ -179,6 +191,8 @@ async fn dispatch(
         Command::Lock(args) => lock::lock(*args, io).await,
         Command::Elect(args) => lock::elect(*args, io).await,
         Command::Compact(args) => compact::compact(*args, io).await,
+        Command::Export(args) => export::export(*args, io).await,
+        Command::Import(args) => import::import(*args, io).await,
         Command::Status(args) => status::status(*args, io).await,
         Command::Member(args) => cluster::member(*args, io).await,
         Command::Leader(args) => cluster::leader(*args, io).await,

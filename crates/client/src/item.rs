@@ -95,11 +95,49 @@ pub(crate) fn strange(endpoint: &str, message: impl Into<String>) -> Error {
     Error::Protocol { endpoint: endpoint.to_owned(), message: message.into() }
 }
 
-/// Adds bytes to a JSON object: under `name` if they are UTF-8, else in Base64
-/// under `name_base64`.
+/// Shorter than this, bytes are sent in whichever form is easier to read.
+const LONG: usize = 1024;
+
+/// Adds bytes to a JSON object: under `name` as text, or in Base64 under
+/// `name_base64` if they are not UTF-8, or so much of them would have to be escaped
+/// that this is shorter.
 pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
-        Ok(text) => object.insert(name.to_owned(), text.into()),
-        Err(_) => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
+        Ok(text) if bytes.len() < LONG || escaped_len(bytes) <= bytes.len() / 3 * 4 => {
+            object.insert(name.to_owned(), text.into())
+        }
+        _ => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
     };
+}
+
+/// How many bytes text takes in JSON.
+fn escaped_len(text: &[u8]) -> usize {
+    let escaped = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..=31 => 6,
+        _ => 1,
+    };
+    text.iter().map(escaped).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_bytes_take_the_shorter_form() {
+        for (bytes, name) in [
+            (b"\0".repeat(10), "v"),
+            (b"\0".repeat(5_000), "v_base64"),
+            (b"\xff".repeat(10), "v_base64"),
+            (b"a text\n".repeat(500), "v"),
+            ("\u{20ac}".repeat(5_000).into_bytes(), "v"),
+        ] {
+            let mut object = Map::new();
+            insert_bytes(&mut object, "v", &bytes);
+            assert_eq!(object.keys().collect::<Vec<_>>(), [name]);
+            let json = Value::from(object).to_string();
+            assert!(bytes.len() < LONG || json.len() <= bytes.len() * 4 / 3 + 20, "{}", json.len());
+        }
+    }
 }
