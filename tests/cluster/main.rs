@@ -16,6 +16,8 @@ mod hazards;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
+mod leases;
+#[cfg(test)]
 mod membership;
 #[cfg(test)]
 mod partition;
@@ -28,3 +30,5 @@ mod single;
 #[cfg(test)]
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(test)]
+mod turns;
