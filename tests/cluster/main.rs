@@ -20,6 +20,8 @@ mod http_api;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
+mod leases;
+#[cfg(test)]
 mod membership;
 #[cfg(test)]
 mod partition;
@@ -32,3 +34,5 @@ mod single;
 #[cfg(test)]
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(test)]
+mod turns;
