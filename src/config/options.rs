@@ -78,7 +78,7 @@ options! {
     #[arg(env = "KVORUM_ADVERTISE_ADDR", value_name = "HOST:PORT", help_heading = NODE)]
     advertise_addr: String = None;
 
-    /// Address of the gRPC API; without effect, because this release serves no gRPC
+    /// Address of etcd's API over gRPC and in JSON; none is served without it
     #[arg(env = "KVORUM_GRPC_ADDR", value_name = "HOST:PORT", help_heading = NODE)]
     grpc_addr: String = None;
 

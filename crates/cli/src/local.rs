@@ -25,7 +25,7 @@ use plan::Plan;
 pub(crate) const HELP: &str = help!(
     "  kvorum local
   kvorum local --nodes 5
-  kvorum local --data-dir /tmp/try --base-port 31001
+  kvorum local --data-dir /tmp/try --base-port 31001 --grpc-base-port 0
   kvorum local --serve-arg=--log-format --serve-arg=json
 
 Ctrl-C stops all nodes. Their data stays in the data folder: run the command again
@@ -46,8 +46,9 @@ pub struct LocalArgs {
     /// Node 1 listens on this port of 127.0.0.1, the next ones on the ports that follow
     #[arg(long, value_name = "PORT", default_value_t = 21001, value_parser = clap::value_parser!(u16).range(1..))]
     base_port: u16,
-    /// The first gRPC port; takes effect once nodes serve gRPC
-    #[arg(long, value_name = "PORT", default_value_t = 2379, hide = true)]
+    /// Node 1 serves etcd's API on this port, node 2 on the one 20000 above it, node 3 30000 and
+    /// so on, and where that is too high on those that follow node 1's; 0 is none
+    #[arg(long, value_name = "PORT", default_value_t = 2379)]
     grpc_base_port: u16,
     /// One more argument for each node's `serve`; repeat it for several
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
@@ -58,7 +59,7 @@ pub struct LocalArgs {
 
 pub(crate) async fn run(args: LocalArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     let secret = args.secret.read()?;
-    let plan = Plan::new(args.nodes, &args.data_dir, args.base_port)?;
+    let plan = Plan::new(args.nodes, &args.data_dir, args.base_port, args.grpc_base_port)?;
     plan.check_ports()?;
     plan.create_folders()?;
     let mut stop = StopSignals::new()?;
@@ -121,11 +122,15 @@ fn greet(plan: &Plan, fleet: &Fleet, io: &mut Io<'_>) -> Result<(), Failure> {
     for node in plan.nodes() {
         let pid = fleet.pid(node.id()).map_or_else(String::new, |pid| format!("  pid {pid}"));
         let log = node.log().display();
-        io.line(&format!("  node {}  http://{}{pid}  log {log}", node.id(), node.addr()))?;
+        let etcd = node.grpc_addr().map_or_else(String::new, |addr| format!("  etcd API {addr}"));
+        io.line(&format!("  node {}  http://{}{etcd}{pid}  log {log}", node.id(), node.addr()))?;
     }
     let program = std::env::args().next().unwrap_or_else(|| "kvorum".to_owned());
     let (Some(first), Some(last)) = (plan.nodes().first(), plan.nodes().last()) else { return Ok(()) };
     let endpoints = plan.addrs().collect::<Vec<_>>().join(",");
+    let etcdctl = first.grpc_addr().map_or_else(String::new, |addr| {
+        format!("\n  ETCDCTL_API=3 etcdctl --endpoints {addr} get greeting")
+    });
     io.line(&format!(
         "
 Try, in another terminal:
@@ -135,7 +140,7 @@ Try, in another terminal:
   {program} get greeting
   {program} status
   curl -X PUT --data-binary hello http://{}/v1/kv/greeting
-  curl http://{}/v1/kv/greeting
+  curl http://{}/v1/kv/greeting{etcdctl}
 
 API documentation: http://{}/docs/
 Ctrl-C stops the cluster; its data stays in {}.",

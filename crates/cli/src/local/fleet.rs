@@ -66,6 +66,7 @@ impl Fleet {
                 .args(["serve", "--id", &node.id().to_string(), "--http-addr", node.addr()])
                 .arg("--data-dir")
                 .arg(node.data_dir())
+                .args(node.grpc_addr().into_iter().flat_map(|addr| ["--grpc-addr", addr]))
                 .args(serve_args)
                 .stdin(Stdio::null())
                 .stdout(out)

@@ -11,7 +11,7 @@ use super::*;
 use crate::testing::{Captured, message};
 
 fn plan(nodes: u16) -> Plan {
-    Plan::new(nodes, Path::new("d"), 21001).unwrap()
+    Plan::new(nodes, Path::new("d"), 21001, 0).unwrap()
 }
 
 fn members(leader: Option<u64>, members: &[(u64, &str, &str)]) -> Members {
