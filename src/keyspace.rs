@@ -143,6 +143,21 @@ pub struct Sort {
     pub by: SortBy,
     /// Whether the greatest comes first.
     pub descending: bool,
+    /// Whether only the first keys are sorted, one more than the limit, and not all
+    /// that the range holds: what etcd makes of an order without a direction.
+    pub first_only: bool,
+}
+
+impl Sort {
+    /// All items, the least first.
+    pub fn ascending(by: SortBy) -> Self {
+        Self { by, descending: false, first_only: false }
+    }
+
+    /// All items, the greatest first.
+    pub fn descending(by: SortBy) -> Self {
+        Self { by, descending: true, first_only: false }
+    }
 }
 
 /// Bounds on the revisions of the items that a range read returns, each inclusive;

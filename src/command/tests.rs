@@ -26,7 +26,13 @@ fn range_requests() -> impl Strategy<Value = RangeRequest> {
         Just(SortBy::ModRevision),
         Just(SortBy::Value),
     ];
-    let sort = proptest::option::of((by, any::<bool>()).prop_map(|(by, descending)| Sort { by, descending }));
+    let sort = proptest::option::of(
+        (by, any::<bool>(), any::<bool>()).prop_map(|(by, descending, first_only)| Sort {
+            by,
+            descending,
+            first_only,
+        }),
+    );
     let bounds = any::<[i64; 4]>().prop_map(|[min_mod, max_mod, min_create, max_create]| RevisionBounds {
         min_mod,
         max_mod,

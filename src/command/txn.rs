@@ -274,6 +274,8 @@ fn read_range(r: &mut Reader) -> Result<KeyRange, DecodeError> {
 
 const KEYS_ONLY: u8 = 1;
 const COUNT_ONLY: u8 = 2;
+const DESCENDING: u8 = 1;
+const FIRST_ONLY: u8 = 2;
 
 fn put_range_request(out: &mut Vec<u8>, request: &RangeRequest) {
     put_range(out, &request.keys);
@@ -287,7 +289,7 @@ fn put_range_request(out: &mut Vec<u8>, request: &RangeRequest) {
             SortBy::ModRevision => 4,
             SortBy::Value => 5,
         });
-        out.push(u8::from(sort.descending));
+        out.push(u8::from(sort.descending) * DESCENDING + u8::from(sort.first_only) * FIRST_ONLY);
     });
     out.push(u8::from(request.keys_only) * KEYS_ONLY + u8::from(request.count_only) * COUNT_ONLY);
     let bounds = request.revisions.any().then_some(&request.revisions);
@@ -311,7 +313,11 @@ fn read_range_request(r: &mut Reader) -> Result<RangeRequest, DecodeError> {
             5 => SortBy::Value,
             tag => return Err(DecodeError::UnknownTag { field: "sort target", tag }),
         };
-        Ok(Sort { by, descending: r.bool("descending")? })
+        let flags = r.u8("sort flags")?;
+        if flags & !(DESCENDING | FIRST_ONLY) != 0 {
+            return Err(DecodeError::UnknownTag { field: "sort flags", tag: flags });
+        }
+        Ok(Sort { by, descending: flags & DESCENDING != 0, first_only: flags & FIRST_ONLY != 0 })
     })?;
     let flags = r.u8("range flags")?;
     if flags & !(KEYS_ONLY | COUNT_ONLY) != 0 {

@@ -131,7 +131,12 @@ impl<'r> Collected<'r> {
     fn take(&mut self, found: &Found<'_>) {
         self.admitted += 1;
         let limit = self.limit();
-        if self.request.sort.is_none() && self.items.len() >= limit {
+        let enough = match self.request.sort {
+            None => limit,
+            Some(sort) if sort.first_only => limit.saturating_add(1),
+            Some(_) => usize::MAX,
+        };
+        if self.items.len() >= enough {
             return;
         }
         // Sorting by value needs the values even where only keys are asked for.

@@ -235,7 +235,7 @@ impl GetBody {
             keys,
             at: self.revision,
             limit: self.limit,
-            sort: sorted.then_some(Sort { by, descending: self.descending }),
+            sort: sorted.then_some(Sort { by, descending: self.descending, first_only: false }),
             keys_only: self.keys_only,
             count_only: self.count_only,
             revisions: RevisionBounds::default(),

@@ -42,11 +42,20 @@ pub(super) fn range(request: pb::RangeRequest) -> Result<RangeRequest, Status> {
         SortTarget::Mod => SortBy::ModRevision,
         SortTarget::Value => SortBy::Value,
     };
+    let revisions = RevisionBounds {
+        min_mod: request.min_mod_revision,
+        max_mod: request.max_mod_revision,
+        min_create: request.min_create_revision,
+        max_create: request.max_create_revision,
+    };
     let sort = match (order, by) {
         // That is the order of keys anyway.
         (SortOrder::None | SortOrder::Ascend, SortBy::Key) => None,
-        (SortOrder::None | SortOrder::Ascend, by) => Some(Sort { by, descending: false }),
-        (SortOrder::Descend, by) => Some(Sort { by, descending: true }),
+        // etcd takes as many keys as the limit says first, and sorts these; what it has to look
+        // at all keys for, it sorts all of.
+        (SortOrder::None, by) => Some(Sort { by, descending: false, first_only: !revisions.any() }),
+        (SortOrder::Ascend, by) => Some(Sort::ascending(by)),
+        (SortOrder::Descend, by) => Some(Sort::descending(by)),
     };
     Ok(RangeRequest {
         keys,
@@ -55,12 +64,7 @@ pub(super) fn range(request: pb::RangeRequest) -> Result<RangeRequest, Status> {
         sort,
         keys_only: request.keys_only,
         count_only: request.count_only,
-        revisions: RevisionBounds {
-            min_mod: request.min_mod_revision,
-            max_mod: request.max_mod_revision,
-            min_create: request.min_create_revision,
-            max_create: request.max_create_revision,
-        },
+        revisions,
     })
 }
 

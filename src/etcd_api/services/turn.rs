@@ -68,7 +68,7 @@ pub(super) fn contenders(name: &[u8]) -> KeyRange {
 
 /// Reads the contender who has the turn, if there is one.
 pub(super) fn first(name: &[u8]) -> RangeRequest {
-    let sort = Some(Sort { by: SortBy::CreateRevision, descending: false });
+    let sort = Some(Sort::ascending(SortBy::CreateRevision));
     RangeRequest { sort, limit: Some(1), ..RangeRequest::of(contenders(name)) }
 }
 
@@ -214,7 +214,7 @@ impl Place {
     /// Who is before this place.
     async fn look(&self, service: &Service) -> Result<Standing, Error> {
         let just_before = RangeRequest {
-            sort: Some(Sort { by: SortBy::CreateRevision, descending: true }),
+            sort: Some(Sort::descending(SortBy::CreateRevision)),
             limit: Some(1),
             keys_only: true,
             revisions: RevisionBounds { max_create: self.created - 1, ..RevisionBounds::default() },

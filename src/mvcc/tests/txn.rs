@@ -203,7 +203,11 @@ fn find(state: &State, request: &RangeRequest) -> RangeResult {
         .filter(|(_, record)| admitted(record))
         .map(|(key, record)| KeyValue { key: key.clone(), record: record.clone() })
         .collect();
-    if let Some(Sort { by, descending }) = request.sort {
+    let admitted = items.len() as u64;
+    if let Some(Sort { by, descending, first_only }) = request.sort {
+        if let Some(limit) = request.limit.filter(|_| first_only) {
+            items.truncate(limit as usize + 1);
+        }
         // Numbers sort as their big-endian bytes do, being positive here.
         let sort_key = |item: &KeyValue| match by {
             SortBy::Key => item.key.to_vec(),
@@ -218,7 +222,7 @@ fn find(state: &State, request: &RangeRequest) -> RangeResult {
         });
     }
     if let Some(limit) = request.limit {
-        result.more = items.len() as u64 > limit;
+        result.more = admitted > limit;
         items.truncate(limit as usize);
     }
     if request.keys_only {
@@ -255,7 +259,13 @@ fn request() -> impl Strategy<Value = RangeRequest> {
         Just(SortBy::ModRevision),
         Just(SortBy::Value),
     ];
-    let sort = proptest::option::of((by, any::<bool>()).prop_map(|(by, descending)| Sort { by, descending }));
+    let sort = proptest::option::of(
+        (by, any::<bool>(), any::<bool>()).prop_map(|(by, descending, first_only)| Sort {
+            by,
+            descending,
+            first_only,
+        }),
+    );
     let bound = || prop_oneof![3 => Just(0_i64), 1 => 1_i64..12];
     let bounds =
         [bound(), bound(), bound(), bound()].prop_map(|[min_mod, max_mod, min_create, max_create]| {
@@ -441,7 +451,7 @@ fn an_answer_that_grows_too_large_is_cut_and_says_so() {
     let (_, found) = store.read(&few, 10_000).unwrap();
     assert_eq!((found.items.len(), found.more, found.count, found.truncated), (3, true, 200, false));
     // To sort for a few takes the room of a few, however many there are.
-    let sort = Some(Sort { by: SortBy::ModRevision, descending: true });
+    let sort = Some(Sort::descending(SortBy::ModRevision));
     let (_, found) = store.read(&RangeRequest { sort, ..few }, 10_000).unwrap();
     assert_eq!((found.items[0].key.as_ref(), found.truncated), (b"key 0199".as_slice(), false));
 }

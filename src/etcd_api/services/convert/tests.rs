@@ -43,13 +43,13 @@ fn an_order_without_a_direction_ascends_and_that_of_keys_costs_nothing() {
             .unwrap()
             .sort
     };
-    let by = |by, descending| Some(Sort { by, descending });
     assert_eq!(sort(SortOrder::None, SortTarget::Key), None);
     assert_eq!(sort(SortOrder::Ascend, SortTarget::Key), None);
-    assert_eq!(sort(SortOrder::Descend, SortTarget::Key), by(SortBy::Key, true));
-    assert_eq!(sort(SortOrder::None, SortTarget::Value), by(SortBy::Value, false));
-    assert_eq!(sort(SortOrder::Ascend, SortTarget::Mod), by(SortBy::ModRevision, false));
-    assert_eq!(sort(SortOrder::Descend, SortTarget::Version), by(SortBy::Version, true));
+    assert_eq!(sort(SortOrder::Descend, SortTarget::Key), Some(Sort::descending(SortBy::Key)));
+    let of_first = Sort { first_only: true, ..Sort::ascending(SortBy::Value) };
+    assert_eq!(sort(SortOrder::None, SortTarget::Value), Some(of_first));
+    assert_eq!(sort(SortOrder::Ascend, SortTarget::Mod), Some(Sort::ascending(SortBy::ModRevision)));
+    assert_eq!(sort(SortOrder::Descend, SortTarget::Version), Some(Sort::descending(SortBy::Version)));
 }
 
 #[test]
