@@ -28,8 +28,8 @@ what it started. The report goes to standard output, progress to standard error.
 TEXT
 }
 
-BINARY= BENCH= PARTS= RUNS=3 DURATION=10 WARMUP=2 CLIENTS=1,16,64,256,1000 CONNECTIONS= KEYS=1000000
-VALUE_SIZE=256 LOAD=0 SNAPSHOT_MIB=1024 ROUNDS=5 BASE_PORT=24101 DIR=${TMPDIR:-/tmp} KEEP=
+BINARY='' BENCH='' PARTS='' RUNS=3 DURATION=10 WARMUP=2 CLIENTS=1,16,64,256,1000 CONNECTIONS='' KEYS=1000000
+VALUE_SIZE=256 LOAD=0 SNAPSHOT_MIB=1024 ROUNDS=5 BASE_PORT=24101 DIR=${TMPDIR:-/tmp} KEEP=''
 while (($#)); do
     option=$1
     shift
@@ -72,95 +72,8 @@ for part in ${PARTS//,/ }; do
     esac
 done
 
-# A thousand clients and their servers need more files than the usual limit.
-ulimit -n "$(ulimit -Hn)"
-
-WORK=$(mktemp -d "$DIR/kvorum-bench.XXXXXX")
-declare -A PID=()
-
-log() { echo "$*" >&2; }
-fail() {
-    log "FAILED: $*"
-    for id in 1 2 3; do
-        [[ ! -s $WORK/node$id.log ]] || { log "--- node $id, last lines"; tail -n 20 "$WORK/node$id.log" >&2; }
-    done
-    exit 1
-}
-
-BACKGROUND=
-cleanup() {
-    trap - EXIT INT TERM
-    [[ -z $BACKGROUND ]] || kill "$BACKGROUND" 2>/dev/null || true
-    for id in "${!PID[@]}"; do kill -KILL "${PID[$id]}" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    if [[ -n $KEEP ]]; then log "kept: $WORK"; else rm -rf "$WORK"; fi
-}
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# ---- the cluster
-
-http() { echo "127.0.0.1:$((BASE_PORT + $1 - 1))"; }
-now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
-
-# until_true SECONDS WHAT COMMAND...: polls until the command succeeds.
-until_true() {
-    local deadline=$(($(now_ms) + $1 * 1000)) what=$2
-    shift 2
-    until "$@"; do
-        (($(now_ms) < deadline)) || fail "waited too long until $what"
-        sleep 0.02
-    done
-}
-
-start_node() {
-    "$BINARY" serve --id "$1" --http-addr "$(http "$1")" --data-dir "$WORK/node$1" >>"$WORK/node$1.log" 2>&1 &
-    PID[$1]=$!
-}
-stop_node() { # ID SIGNAL
-    kill "-$2" "${PID[$1]}" 2>/dev/null || true
-    wait "${PID[$1]}" 2>/dev/null || true
-    unset "PID[$1]"
-}
-
-alive() { curl -fsS -m 2 -o /dev/null "http://$(http "$1")/health" 2>/dev/null; }
-ready() { curl -fsS -m 2 -o /dev/null "http://$(http "$1")/ready" 2>/dev/null; }
-status() { curl -fsS -m 5 "http://$(http "$1")/v1/status"; }
-field() { status "$1" 2>/dev/null | jq -r ".$2 // empty"; }
-call() { # ID PATH BODY
-    curl -fsS -m 60 -H 'Content-Type: application/json' -d "$3" "http://$(http "$1")$2" || fail "$2 on node $1"
-}
-
-leader() {
-    local id
-    for id in "${!PID[@]}"; do
-        [[ $(field "$id" role) != leader ]] || { echo "$id"; return; }
-    done
-    return 1
-}
-leader_known() { leader >/dev/null; }
-a_follower() {
-    local id leads
-    leads=$(leader)
-    for id in 1 2 3; do [[ $id == "$leads" ]] || { echo "$id"; return; }; done
-}
-caught_up() { # ID: it has applied all that the leader has committed
-    local leads committed applied
-    leads=$(leader) && committed=$(field "$leads" committed_index) && applied=$(field "$1" applied_index)
-    [[ -n $committed && -n $applied ]] && ((applied >= committed))
-}
-
-form_cluster() {
-    local id
-    for id in 1 2 3; do start_node "$id"; done
-    for id in 1 2 3; do until_true 30 "node $id answers" alive "$id"; done
-    call 1 /init '[]' >/dev/null
-    until_true 30 "node 1 leads" leader_known
-    for id in 2 3; do call 1 /add-learner "[$id,\"$(http "$id")\"]" >/dev/null; done
-    call 1 /change-membership '[1,2,3]' >/dev/null
-    for id in 1 2 3; do until_true 30 "node $id is ready" ready "$id"; done
-}
+# shellcheck source=benches/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 endpoints() { echo "$(http 1),$(http 2),$(http 3)"; }
 pids() { local IFS=,; echo "${PID[*]}"; }
@@ -193,23 +106,10 @@ connections() { # CLIENTS: the option that bounds the connections
     if [[ -n $CONNECTIONS ]] && ((CONNECTIONS < $1)); then echo "--connections $CONNECTIONS"; fi
 }
 
-median() { sort -g | awk '{v[NR]=$1} END {if (NR == 0) print "-"; else if (NR % 2) print v[(NR+1)/2]; else print (v[NR/2]+v[NR/2+1])/2}'; }
-median_of() { # JQ-PATH FILES...
-    local path=$1
-    shift
-    jq -r "$path // empty" "$@" | median
-}
-resident_mib() { awk '/^VmRSS:/ {printf "%d", $2 / 1024}' "/proc/${PID[$1]}/status"; }
-largest() { sort -g | tail -n 1; }
-
 # ---- the parts
 
 facts() {
-    local disk
-    disk=$(df --output=source,fstype "$WORK" | awk 'NR == 2 {print $1 ", " $2}')
-    echo "- $(date -u +%F), $("$BINARY" --version 2>/dev/null || echo kvorum)"
-    echo "- $(nproc) cores ($(awk -F': ' '/^model name/ {print $2; exit}' /proc/cpuinfo)), $(awk '/^MemTotal/ {printf "%.1f", $2 / 1048576}' /proc/meminfo) GiB of memory, kernel $(uname -r), $(uname -m)"
-    echo "- data on $disk"
+    machine_facts
     echo "- three nodes and the load generator on one machine, values of $VALUE_SIZE bytes, ${CONNECTIONS:-as many connections as clients}${CONNECTIONS:+ connections at most}"
 }
 
@@ -223,7 +123,7 @@ cell() { # WORKLOAD CLIENTS
             --duration "$DURATION" --warmup "$WARMUP" --pids "$(pids)"
     done
     local kind rate p50 p99 p999 cpu own errors
-    kind=.kinds[0].latency_us
+    kind=".kinds[0].latency_us"
     rate=$(median_of .operations_per_second "${files[@]}")
     p50=$(median_of "$kind.p50" "${files[@]}")
     p99=$(median_of "$kind.p99" "${files[@]}")

@@ -94,6 +94,7 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     let http_addr = http_listener.local_addr()?;
     let peer_addr = peer_listener.as_ref().map_or(Ok(http_addr), TcpListener::local_addr)?;
     let advertise_addr = advertised(&config.advertise_addr, peer_addr);
+    let grpc_addr = grpc_listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.raft_workers)
@@ -133,7 +134,8 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
         transport,
         runtime: runtime.handle().clone(),
     };
-    let service = Service::start(parts, service_options(config, advertise_addr, http_addr, secret.clone()));
+    let options = service_options(config, advertise_addr, http_addr, grpc_addr, secret.clone());
+    let service = Service::start(parts, options);
     let inbound = Inbound::new(raft.clone(), data, store.clone(), secret, runtime.handle().clone());
 
     let etcd = etcd_api(config, &service);
@@ -289,11 +291,17 @@ fn listen(addr: &str) -> Result<TcpListener, StartError> {
     network::bind(first).map_err(failed)
 }
 
+/// The host of `addr` with another port.
+fn at_port(addr: &str, port: u16) -> String {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    format!("{host}:{port}")
+}
+
 /// The address that peers are told: as configured, with the port that the system
 /// chose where port 0 was asked for.
 fn advertised(configured: &str, bound: SocketAddr) -> String {
     match configured.rsplit_once(':') {
-        Some((host, "0")) => format!("{host}:{}", bound.port()),
+        Some((_, "0")) => at_port(configured, bound.port()),
         Some(_) | None => configured.to_owned(),
     }
 }
@@ -324,6 +332,7 @@ fn service_options(
     config: &Config,
     advertise_addr: String,
     http_addr: SocketAddr,
+    grpc_addr: Option<SocketAddr>,
     cluster_secret: Option<String>,
 ) -> ServiceOptions {
     ServiceOptions {
@@ -333,6 +342,7 @@ fn service_options(
         max_waiting_writes: config.limits.max_inflight_requests,
         idempotency_ttl: config.idempotency_ttl,
         cluster_secret,
+        grpc_addr: grpc_addr.map(|bound| at_port(&advertise_addr, bound.port())),
         advertise_addr,
         http_addr,
     }

@@ -19,6 +19,7 @@ use crate::error::{Error, StorageError};
 
 mod compaction;
 mod lease;
+mod moment;
 mod range;
 mod schema;
 mod store;
@@ -28,6 +29,7 @@ mod write;
 
 pub use crate::engine::{EngineOptions, MemoryUsage};
 pub use crate::keyspace::{KeyValue, Record};
+pub use moment::{KeptChange, Moment};
 pub use schema::{ChangeKind, FORMAT_VERSION, OLDEST_REVISION};
 pub use store::Store;
 pub use write::{Committed, PutDone, WriteSession};

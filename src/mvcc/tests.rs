@@ -14,6 +14,7 @@ use crate::engine::tests::copy_folder;
 use crate::engine::{Batch, Db, Journal};
 
 mod model;
+mod moment;
 mod rates;
 mod txn;
 

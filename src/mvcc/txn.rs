@@ -6,6 +6,7 @@ use super::range::{holds, read_range};
 use super::{KeyValue, ReadError, WriteSession};
 use crate::command::{DeleteOp, Op, OpOutcome, PutOp, Rejection, Txn, TxnOutcome};
 use crate::error::StorageError;
+use crate::keyspace::RangeRequest;
 
 /// What the branches of a transaction come to, once all compares are looked at:
 /// they ask about the state before it.
@@ -35,8 +36,11 @@ impl WriteSession<'_> {
         max_bytes: usize,
     ) -> Result<Result<TxnOutcome, Rejection>, StorageError> {
         let plan = self.plan(txn)?;
-        if let Some(rejection) = self.why_impossible(&plan)? {
-            return Ok(Err(rejection));
+        // All puts are looked at before any range, as etcd does: one reason is told.
+        for look in [Self::why_not_put, Self::why_not_range] {
+            if let Some(rejection) = self.why_impossible(&plan, look)? {
+                return Ok(Err(rejection));
+            }
         }
         self.at_one_revision(|session| session.carry_out(&plan, wants_answers, max_bytes)).map(Ok)
     }
@@ -57,17 +61,16 @@ impl WriteSession<'_> {
         Ok(Plan { succeeded, steps })
     }
 
-    /// Looks for what can't be done before anything is.
-    fn why_impossible(&mut self, plan: &Plan<'_>) -> Result<Option<Rejection>, StorageError> {
+    /// Looks for what can't be done, by `look`, before anything is.
+    fn why_impossible(
+        &mut self,
+        plan: &Plan<'_>,
+        look: fn(&mut Self, &Op) -> Result<Option<Rejection>, StorageError>,
+    ) -> Result<Option<Rejection>, StorageError> {
         for step in &plan.steps {
             let rejection = match step {
-                Step::Nested(nested) => self.why_impossible(nested)?,
-                Step::Op(Op::Put(put)) => self.why_not_put(put)?,
-                Step::Op(Op::Range(request)) => match request.at.map(|at| self.check_readable(at)) {
-                    None | Some(Ok(())) => None,
-                    Some(Err(error)) => Some(rejection(error)?),
-                },
-                Step::Op(Op::Delete(_) | Op::Txn(_)) => None,
+                Step::Nested(nested) => self.why_impossible(nested, look)?,
+                Step::Op(op) => look(self, op)?,
             };
             if rejection.is_some() {
                 return Ok(rejection);
@@ -76,7 +79,16 @@ impl WriteSession<'_> {
         Ok(None)
     }
 
-    fn why_not_put(&mut self, put: &PutOp) -> Result<Option<Rejection>, StorageError> {
+    fn why_not_range(&mut self, op: &Op) -> Result<Option<Rejection>, StorageError> {
+        let Op::Range(RangeRequest { at: Some(at), .. }) = op else { return Ok(None) };
+        match self.check_readable(*at) {
+            Ok(()) => Ok(None),
+            Err(error) => rejection(error).map(Some),
+        }
+    }
+
+    fn why_not_put(&mut self, op: &Op) -> Result<Option<Rejection>, StorageError> {
+        let Op::Put(put) = op else { return Ok(None) };
         if (put.value.is_none() || put.lease.is_none()) && self.get(&put.key)?.is_none() {
             return Ok(Some(Rejection::KeyNotFound));
         }

@@ -236,8 +236,8 @@ impl Store {
 
 /// The whole store right after one of its batches.
 pub(super) struct View<'a> {
-    shared: &'a Shared,
-    db: DbView<'a>,
+    pub(super) shared: &'a Shared,
+    pub(super) db: DbView<'a>,
     pub(super) head: Head,
 }
 

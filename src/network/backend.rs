@@ -11,11 +11,12 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::NodeId;
-use crate::command::{Command, Idempotency, Outcome};
+use crate::command::{Command, Idempotency, Outcome, Txn, TxnOutcome};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::mvcc::{Lookup, Page, RangeQuery};
-use crate::service::{Consistency, Service};
+use crate::service::{Consistency, LeaseGranted, LeaseRenewed, LeaseStatus, Service};
+use crate::watch::WatchHub;
 
 /// The calls behind the HTTP API. A clone is cheap and means the same node.
 ///
@@ -44,9 +45,41 @@ pub trait Backend: Clone + Send + 'static {
         consistency: Consistency,
     ) -> impl Future<Output = Result<Lookup, Error>>;
 
+    /// The store's revision, as recent as `consistency` demands.
+    fn revision(&self, consistency: Consistency) -> impl Future<Output = Result<i64, Error>>;
+
+    /// What tells of changes.
+    fn watch(&self) -> &WatchHub;
+
     /// Reads a page of a range.
     fn range(&self, query: RangeQuery, consistency: Consistency)
     -> impl Future<Output = Result<Page, Error>>;
+
+    /// Carries a transaction out; answers the store's revision with what happened.
+    fn txn(
+        &self,
+        txn: Txn,
+        idempotency: Option<Idempotency>,
+        consistency: Consistency,
+    ) -> impl Future<Output = Result<(i64, TxnOutcome), Error>>;
+
+    /// Makes revisions below `revision` unreadable; answers the store's revision.
+    fn compact(&self, revision: i64, physical: bool) -> impl Future<Output = Result<i64, Error>>;
+
+    /// Grants a lease under `id`, or under one that is chosen if that is zero.
+    fn lease_grant(&self, id: i64, ttl: i64) -> impl Future<Output = Result<LeaseGranted, Error>>;
+
+    /// Ends a lease with its keys; answers the store's revision.
+    fn lease_revoke(&self, id: i64) -> impl Future<Output = Result<i64, Error>>;
+
+    /// Starts the time to live of a lease anew.
+    fn lease_keep_alive(&self, id: i64) -> impl Future<Output = Result<LeaseRenewed, Error>>;
+
+    /// What is known of a lease, with its keys if `keys` is set.
+    fn lease_time_to_live(&self, id: i64, keys: bool) -> impl Future<Output = Result<LeaseStatus, Error>>;
+
+    /// The store's revision and all leases, the next to expire first.
+    fn leases(&self) -> impl Future<Output = Result<(i64, Vec<i64>), Error>>;
 
     /// Forms a cluster of `members`; of this node alone if there are none.
     fn init(&self, members: Vec<(NodeId, String)>) -> impl Future<Output = Result<(), Error>>;
@@ -118,12 +151,53 @@ impl Backend for Service {
         Self::get(self, key, at, consistency)
     }
 
+    fn revision(&self, consistency: Consistency) -> impl Future<Output = Result<i64, Error>> {
+        self.revision_as_of(consistency)
+    }
+
+    fn watch(&self) -> &WatchHub {
+        Self::watch(self)
+    }
+
     fn range(
         &self,
         query: RangeQuery,
         consistency: Consistency,
     ) -> impl Future<Output = Result<Page, Error>> {
         Self::range(self, query, consistency)
+    }
+
+    fn txn(
+        &self,
+        txn: Txn,
+        idempotency: Option<Idempotency>,
+        consistency: Consistency,
+    ) -> impl Future<Output = Result<(i64, TxnOutcome), Error>> {
+        Self::txn(self, txn, idempotency, consistency)
+    }
+
+    fn compact(&self, revision: i64, physical: bool) -> impl Future<Output = Result<i64, Error>> {
+        Self::compact(self, revision, physical)
+    }
+
+    fn lease_grant(&self, id: i64, ttl: i64) -> impl Future<Output = Result<LeaseGranted, Error>> {
+        Self::lease_grant(self, id, ttl)
+    }
+
+    fn lease_revoke(&self, id: i64) -> impl Future<Output = Result<i64, Error>> {
+        Self::lease_revoke(self, id)
+    }
+
+    fn lease_keep_alive(&self, id: i64) -> impl Future<Output = Result<LeaseRenewed, Error>> {
+        Self::lease_keep_alive(self, id)
+    }
+
+    fn lease_time_to_live(&self, id: i64, keys: bool) -> impl Future<Output = Result<LeaseStatus, Error>> {
+        Self::lease_time_to_live(self, id, keys)
+    }
+
+    fn leases(&self) -> impl Future<Output = Result<(i64, Vec<i64>), Error>> {
+        Self::leases(self)
     }
 
     fn init(&self, members: Vec<(NodeId, String)>) -> impl Future<Output = Result<(), Error>> {

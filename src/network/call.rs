@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use super::admission::{Admission, Permit};
 use super::backend::Backend;
 use super::error::Failure;
+use super::place;
 use super::query::{self, Query};
 use crate::command::Idempotency;
 use crate::error::Error;
@@ -166,16 +167,29 @@ impl<B: Backend> Call<B> {
         permit: &mut Permit,
         expected: &str,
     ) -> Result<T, Failure> {
+        read_json(&self.json_body(permit).await?, expected)
+    }
+
+    /// [`Self::json`] for a body of many small objects, each of which takes up to
+    /// `object_bytes` once it is read: many times the two bytes of its braces.
+    pub(super) async fn json_of_objects<T: DeserializeOwned>(
+        &mut self,
+        permit: &mut Permit,
+        expected: &str,
+        object_bytes: usize,
+    ) -> Result<T, Failure> {
+        let body = self.json_body(permit).await?;
+        self.hold(permit, place::count_objects(&body).saturating_mul(object_bytes))?;
+        read_json(&body, expected)
+    }
+
+    async fn json_body(&mut self, permit: &mut Permit) -> Result<Bytes, Failure> {
         let limit = BodyLimit {
             what: "request body",
             bytes: self.shared.max_request_bytes,
             option: "max_request_bytes",
         };
-        let body = self.body(permit, limit).await?;
-        serde_json::from_slice(&body).map_err(|error| {
-            let error: String = error.to_string().chars().take(256).collect();
-            Failure::invalid(format!("the body must be JSON such as {expected}: {error}"))
-        })
+        self.body(permit, limit).await
     }
 
     /// The body's bytes, counted as held by `permit`.
@@ -237,6 +251,14 @@ impl<B: Backend> Call<B> {
             }
         }
     }
+}
+
+fn read_json<T: DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let place = place::locate(body, &error).map(|place| format!("{place}: ")).unwrap_or_default();
+        let error: String = error.to_string().chars().take(256).collect();
+        Failure::invalid(format!("the body must be JSON such as {expected}: {place}{error}"))
+    })
 }
 
 /// The body's next bytes; `None` at its end.

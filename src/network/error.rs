@@ -32,6 +32,24 @@ pub(super) enum Failure {
         /// The store's revision of which that is true.
         revision: i64,
     },
+    /// A part of the request is refused.
+    #[error("{place}: {error}")]
+    Part {
+        /// The part, such as `operations[3].put`.
+        place: String,
+        /// What is wrong with it.
+        error: Error,
+    },
+    /// A batch stopped midway.
+    #[error("{completed} of {total} operations were carried out, and then: {}", what_stopped(.error))]
+    Batch {
+        /// How many operations certainly were carried out: the first ones.
+        completed: usize,
+        /// How many the batch has.
+        total: usize,
+        /// What the transaction of the next ones failed with.
+        error: Error,
+    },
     /// The client's copy is the current one.
     #[error("not modified")]
     NotModified {
@@ -63,9 +81,15 @@ impl Failure {
         Self::Service(Error::Invalid(message.into()))
     }
 
+    /// The failure as clients read it.
+    pub(super) fn answer(&self) -> ErrorAnswer {
+        let (code, message) = (self.code(), shortened(self.to_string()));
+        ErrorAnswer { error: ErrorBody { code, message, details: self.details() } }
+    }
+
     fn code(&self) -> &'static str {
         match self {
-            Self::Service(error) => error.code(),
+            Self::Service(error) | Self::Part { error, .. } | Self::Batch { error, .. } => error.code(),
             Self::KeyAbsent { .. } | Self::UnknownPath => "not_found",
             Self::NotModified { .. } => "not_modified",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
@@ -76,7 +100,14 @@ impl Failure {
 
     fn details(&self) -> Value {
         match self {
-            Self::Service(error) => service_details(error),
+            Self::Service(error) | Self::Part { error, .. } => service_details(error),
+            Self::Batch { completed, total: _, error } => {
+                let mut details = service_details(error);
+                if let Some(details) = details.as_object_mut() {
+                    details.insert("completed".to_owned(), json!(completed));
+                }
+                details
+            }
             Self::KeyAbsent { revision } => json!({ "revision": revision }),
             Self::MethodNotAllowed { allow } => json!({ "allow": allow }),
             Self::NotModified { .. } | Self::UnknownPath | Self::BodyStalled(_) | Self::BodyBroken(_) => {
@@ -89,16 +120,10 @@ impl Failure {
     fn headers(&self, response: &mut HttpResponse) {
         let headers = response.headers_mut();
         match self {
-            Self::Service(Error::NotLeader { .. } | Error::Overloaded { .. }) => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            Self::Service(Error::Unavailable { retry_after, .. }) => {
-                // A client that waits for zero seconds would spin.
-                let seconds = retry_after.as_millis().div_ceil(1000).max(1) as u64;
-                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-            }
-            Self::Service(Error::Unauthorized(_)) => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            Self::Service(error) | Self::Part { error, .. } | Self::Batch { error, .. } => {
+                if let Some((name, value)) = service_header(error) {
+                    headers.insert(name, value);
+                }
             }
             Self::KeyAbsent { revision } => {
                 headers.insert(REVISION, HeaderValue::from(*revision));
@@ -111,7 +136,7 @@ impl Failure {
                 let allow = HeaderValue::from_str(allow).expect("method names are ASCII tokens");
                 headers.insert(header::ALLOW, allow);
             }
-            Self::Service(_) | Self::UnknownPath | Self::BodyStalled(_) | Self::BodyBroken(_) => {}
+            Self::UnknownPath | Self::BodyStalled(_) | Self::BodyBroken(_) => {}
         }
     }
 }
@@ -119,7 +144,9 @@ impl Failure {
 impl ResponseError for Failure {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::Service(error) => service_status(error),
+            Self::Service(error) | Self::Part { error, .. } | Self::Batch { error, .. } => {
+                service_status(error)
+            }
             Self::KeyAbsent { .. } | Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::NotModified { .. } => StatusCode::NOT_MODIFIED,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -132,13 +159,7 @@ impl ResponseError for Failure {
         let mut response = if matches!(self, Self::NotModified { .. }) {
             HttpResponse::NotModified().finish()
         } else {
-            HttpResponse::build(self.status_code()).json(ErrorAnswer {
-                error: ErrorBody {
-                    code: self.code(),
-                    message: shortened(self.to_string()),
-                    details: self.details(),
-                },
-            })
+            HttpResponse::build(self.status_code()).json(self.answer())
         };
         self.headers(&mut response);
         response
@@ -169,6 +190,33 @@ fn service_status(error: &Error) -> StatusCode {
         }
         Error::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// The header that belongs to an error of the layer below, if one does.
+fn service_header(error: &Error) -> Option<(HeaderName, HeaderValue)> {
+    if let Error::Unavailable { retry_after, .. } = error {
+        // A client that waits for zero seconds would spin.
+        let seconds = retry_after.as_millis().div_ceil(1000).max(1) as u64;
+        return Some((header::RETRY_AFTER, HeaderValue::from(seconds)));
+    }
+    match service_status(error) {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            Some((header::RETRY_AFTER, HeaderValue::from_static("1")))
+        }
+        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        _ => None,
+    }
+}
+
+/// What a batch stopped at. A batch takes no idempotency key, so that of the
+/// advice for a single write none is left.
+fn what_stopped(error: &Error) -> String {
+    if let Error::Unknown { reason } = error {
+        return format!(
+            "the outcome of the transaction after them is unknown ({reason}); it may still commit"
+        );
+    }
+    error.to_string()
 }
 
 /// The machine-readable part of each error of the layer below.

@@ -18,7 +18,7 @@ use super::paced;
 use super::query::{CONSISTENCY, Query};
 use crate::command::{Command, Condition, Outcome, OutcomeResult, Write};
 use crate::error::Error;
-use crate::mvcc::{KeyValue, RangeQuery};
+use crate::mvcc::{KeyValue, RangeQuery, Record};
 use crate::service::Consistency;
 
 const CREATE_REVISION: HeaderName = HeaderName::from_static("x-kvorum-create-revision");
@@ -207,7 +207,7 @@ pub(super) async fn get<B: Backend>(call: Call<B>) -> Result<HttpResponse, Failu
     }
 }
 
-/// A key and its value in a listing.
+/// A key and its value in an answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Item<'a> {
     /// The key, if it is UTF-8.
@@ -233,28 +233,36 @@ pub(super) struct Item<'a> {
     lease: i64,
 }
 
+/// Bytes as JSON shows them: as text if they are UTF-8, otherwise in base64.
+pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(_) => (None, Some(STANDARD.encode(bytes))),
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 fn is_zero(lease: &i64) -> bool {
     *lease == 0
 }
 
 impl<'a> Item<'a> {
-    fn of(item: &'a KeyValue, keys_only: bool) -> Self {
-        let text = |bytes: &'a Bytes| match std::str::from_utf8(bytes) {
-            Ok(text) => (Some(text), None),
-            Err(_) => (None, Some(STANDARD.encode(bytes))),
-        };
-        let (key, key_base64) = text(&item.key);
-        let (value, value_base64) = if keys_only { (None, None) } else { text(&item.record.value) };
+    pub(super) fn of(item: &'a KeyValue, keys_only: bool) -> Self {
+        Self::of_parts(&item.key, &item.record, keys_only)
+    }
+
+    pub(super) fn of_parts(key: &'a [u8], record: &'a Record, keys_only: bool) -> Self {
+        let (key, key_base64) = text_or_base64(key);
+        let (value, value_base64) = if keys_only { (None, None) } else { text_or_base64(&record.value) };
         Self {
             key,
             key_base64,
             value,
             value_base64,
-            create_revision: item.record.create_revision,
-            mod_revision: item.record.mod_revision,
-            version: item.record.version,
-            lease: item.record.lease,
+            create_revision: record.create_revision,
+            mod_revision: record.mod_revision,
+            version: record.version,
+            lease: record.lease,
         }
     }
 }
@@ -338,7 +346,7 @@ pub(super) async fn list<B: Backend>(call: Call<B>) -> Result<HttpResponse, Fail
     }
     .expect("numbers and strings have a JSON form");
     permit.shrink(limits.max_page_bytes);
-    paced::answer(&call, permit, HttpResponse::Ok().content_type(ContentType::json()), json.into())
+    paced::json_answer(&call, permit, &mut HttpResponse::Ok(), json)
 }
 
 /// What a listing's query asks for.

@@ -18,13 +18,14 @@
 //!    connection breaks, the answer is abandoned, and the write may still commit.
 //! 4. An answer that breaks off can't be taken for a whole one: the connection
 //!    is aborted and the JSON is left open.
-//! 5. Unknown query parameters are refused. A mistyped `prefix` must not list
-//!    the whole store.
+//! 5. Unknown query parameters and fields are refused. A mistyped `prefix` must
+//!    not list the whole store.
 //!
 //! A request runs `server` (routes) → `call` (limits, credentials, body,
-//! query) → a handler in `api`, `kv`, `management` or `status` →
-//! [`Backend`]; failures become answers in `error`. `openapi` describes all
-//! routes, and a test holds it equal to what `routes` serves.
+//! query) → a handler in `api`, `kv`, `txn`, `batch`, `leases`, `compaction`,
+//! `management` or `status` → [`Backend`]; failures become answers in `error`.
+//! `openapi` describes all routes, and a test holds it equal to what `routes`
+//! serves.
 
 pub mod etcd_gateway;
 pub mod raft;
@@ -32,18 +33,25 @@ pub mod raft;
 mod admission;
 mod api;
 mod backend;
+mod batch;
 mod call;
+mod compaction;
 mod cursor;
 mod error;
 mod etag;
 mod kv;
+mod leases;
 mod management;
 mod openapi;
+mod operations;
 mod paced;
+mod place;
 mod query;
 mod routes;
 mod server;
 mod status;
+mod txn;
+mod watch;
 
 #[cfg(test)]
 mod tests;

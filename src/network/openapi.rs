@@ -9,7 +9,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::error::Failure;
-use super::{api, kv, management, status};
+use super::{api, batch, compaction, kv, leases, management, status, txn, watch};
 use crate::error::Error;
 
 /// Where the page lies.
@@ -20,17 +20,21 @@ const PAGE: &str = "/docs/";
     info(title = "Kvorum", description = "A strongly consistent, replicated key-value store."),
     paths(
         api::write, api::read, api::read_all,
-        kv::put, kv::get, kv::delete, kv::list,
+        kv::put, kv::get, kv::delete, kv::list, compaction::compact,
+        txn::txn, batch::batch, watch::watch,
+        leases::grant, leases::list, leases::get, leases::keep_alive, leases::revoke,
         management::init, management::add_learner, management::change_membership,
         management::members, management::add_member, management::promote, management::remove_member,
         management::transfer_leader, management::build_snapshot,
         status::health, status::ready, status::version, status::status, status::metrics,
         document, to_page, page,
     ),
-    components(schemas(kv::CountAnswer)),
+    components(schemas(kv::CountAnswer, watch::ProgressMessage)),
     tags(
         (name = "seed", description = "JSON strings in, JSON strings out; reads are local unless asked otherwise"),
         (name = "kv", description = "raw bytes, conditions, pages; linearizable unless asked otherwise"),
+        (name = "txn", description = "many operations in one call: all at one revision, or in bulk"),
+        (name = "leases", description = "keys that go when nobody keeps them alive"),
         (name = "management", description = "the cluster and its members"),
         (name = "status", description = "what a node says about itself"),
         (name = "docs", description = "this document"),

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::Extensions;
+use actix_web::http::header::ContentType;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -62,9 +63,24 @@ pub(super) fn answer<B: Backend>(
     }
     call.hold(&mut permit, bytes.len())?;
     let size = BodySize::Sized(bytes.len() as u64);
-    let body =
-        Paced { size, rest: bytes, more: stream::empty(), guard: StallGuard::of(call), _permit: permit };
+    let body = Paced {
+        size,
+        rest: bytes,
+        more: stream::empty(),
+        guard: StallGuard::of(call),
+        _permit: Some(permit),
+    };
     Ok(response.body(BoxBody::new(body)))
+}
+
+/// [`answer`] with JSON that has been written out already.
+pub(super) fn json_answer<B: Backend>(
+    call: &Call<B>,
+    permit: Permit,
+    response: &mut HttpResponseBuilder,
+    json: Vec<u8>,
+) -> Result<HttpResponse, Failure> {
+    answer(call, permit, response.content_type(ContentType::json()), json.into())
 }
 
 /// Finishes `response` with a body that is `first` and then all of `more`.
@@ -83,9 +99,21 @@ pub(super) fn stream<B: Backend>(
         rest: first,
         more: Box::pin(more),
         guard: StallGuard::of(call),
-        _permit: permit,
+        _permit: Some(permit),
     };
     response.body(BoxBody::new(body))
+}
+
+/// [`stream`] for an answer that goes on for as long as its client likes, which is therefore
+/// no request in flight. It must have something to send more often than the client may stall.
+pub(super) fn endless<B: Backend>(
+    call: &Call<B>,
+    response: &mut HttpResponseBuilder,
+    first: Bytes,
+    more: impl Stream<Item = Result<Bytes, Failure>> + 'static,
+) -> HttpResponse {
+    let (size, more, guard) = (BodySize::Stream, Box::pin(more), StallGuard::of(call));
+    response.body(BoxBody::new(Paced { size, rest: first, more, guard, _permit: None }))
 }
 
 struct Paced<S> {
@@ -93,7 +121,7 @@ struct Paced<S> {
     rest: Bytes,
     more: S,
     guard: StallGuard,
-    _permit: Permit,
+    _permit: Option<Permit>,
 }
 
 impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin> MessageBody for Paced<S> {

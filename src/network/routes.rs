@@ -12,7 +12,7 @@ use actix_web::{FromRequest, Handler, HttpResponse, Responder, Route};
 
 use super::backend::Backend;
 use super::error::Failure;
-use super::{api, kv, management, openapi, status};
+use super::{api, batch, compaction, kv, leases, management, openapi, status, txn, watch};
 
 /// How a path is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,15 @@ impl Table {
         table.on_tail(Method::GET, "/v1/kv/{key}", kv::get::<B>);
         table.on_tail(Method::PUT, "/v1/kv/{key}", kv::put::<B>);
         table.on_tail(Method::DELETE, "/v1/kv/{key}", kv::delete::<B>);
+        table.on(Method::POST, "/v1/txn", txn::txn::<B>);
+        table.on(Method::POST, "/v1/batch", batch::batch::<B>);
+        table.on(Method::GET, "/v1/watch", watch::watch::<B>);
+        table.on(Method::POST, "/v1/leases/{id}/keep-alive", leases::keep_alive::<B>);
+        table.on(Method::GET, "/v1/leases/{id}", leases::get::<B>);
+        table.on(Method::DELETE, "/v1/leases/{id}", leases::revoke::<B>);
+        table.on(Method::POST, "/v1/leases", leases::grant::<B>);
+        table.on(Method::GET, "/v1/leases", leases::list::<B>);
+        table.on(Method::POST, "/v1/compact", compaction::compact::<B>);
         table.on(Method::GET, "/read-all", api::read_all::<B>);
         table.on(Method::POST, "/read-all", api::read_all::<B>);
 

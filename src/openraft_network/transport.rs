@@ -149,7 +149,8 @@ impl Transport {
         self.inner.encoding
     }
 
-    /// Starts a POST and returns once the peer's response head is here.
+    /// Starts a POST and returns once the peer's response head is here. Without a
+    /// target (zero, which is no node's id) it is for whichever node is there.
     ///
     /// # Errors
     /// See [`CallError`]; any status but 200 is [`CallError::Refused`].
@@ -168,8 +169,10 @@ impl Transport {
             .method(Method::POST)
             .uri(format!("http://{addr}{path}"))
             .header(CONTENT_TYPE, content_type)
-            .header(HEADER_FROM, self.node_id())
-            .header(HEADER_TO, target);
+            .header(HEADER_FROM, self.node_id());
+        if target != 0 {
+            request = request.header(HEADER_TO, target);
+        }
         if let Some(belonging) = inner.data.belonging() {
             request = request.header(HEADER_CLUSTER, belonging.cluster_id.to_string());
         }
@@ -207,6 +210,9 @@ impl Transport {
     /// Logs a peer's going and coming, once each: who retries many times a second
     /// must not fill the log.
     fn note_reachable(&self, target: NodeId, addr: &str, reachable: Result<(), &str>) {
+        if target == 0 {
+            return;
+        }
         let mut down = self.inner.down.lock();
         match reachable {
             Ok(()) if down.remove(&target) => {

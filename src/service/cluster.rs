@@ -36,6 +36,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// A learner this many entries behind counts as caught up: it receives new
 /// entries as they come, and a busy leader's last index never stands still.
 const CAUGHT_UP_LAG: u64 = 1_000;
+/// Stands for whichever node is at an address.
+const ANY_NODE: NodeId = 0;
 /// What a forwarded management call may take beyond the work itself.
 const FORWARD_MARGIN: Duration = Duration::from_secs(10);
 
@@ -159,6 +161,27 @@ impl Service {
             addr: addr.to_owned(),
             reason: format!("it is no Kvorum node: {error}"),
         })
+    }
+
+    /// Asks whichever node is at `addr` who it is.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when none answers, [`Error::Conflict`] when it
+    /// refuses to, as a node of another cluster does.
+    pub async fn identify(&self, addr: &str) -> Result<Introduction, Error> {
+        match self.probe(ANY_NODE, addr).await {
+            Ok(introduction) => Ok(introduction),
+            Err(CallError::Refused { message, .. }) => Err(Error::Conflict {
+                code: "wrong_node",
+                message: format!("the node at {addr} can't be a member of this cluster: {message}"),
+            }),
+            Err(CallError::Unreachable { reason, .. } | CallError::Broken { reason, .. }) => {
+                Err(not_started(addr, &reason))
+            }
+            Err(CallError::Timeout { after, .. }) => {
+                Err(not_started(addr, &format!("no answer within {after:?}")))
+            }
+        }
     }
 
     /// Adds a learner and waits until it has caught up.
@@ -589,6 +612,13 @@ impl Service {
                 Error::Conflict { code: "membership_change_in_progress", message: error.to_string() }
             }
         }
+    }
+}
+
+fn not_started(addr: &str, reason: &str) -> Error {
+    Error::Unavailable {
+        reason: format!("no node answers at {addr} ({reason}); start the node first"),
+        retry_after: RETRY_AFTER,
     }
 }
 

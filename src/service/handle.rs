@@ -14,9 +14,11 @@ use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use super::etcd_export;
 use super::forwarder::Forwarder;
 use super::lease::RenewByConsensus;
 use super::lessor;
+use super::member_list::ClientAddrs;
 use super::read_index::ReadIndex;
 use super::renewals::Renewals;
 use crate::command::Idempotency;
@@ -55,6 +57,8 @@ pub struct ServiceOptions {
     pub advertise_addr: String,
     /// Where clients reach this node.
     pub http_addr: SocketAddr,
+    /// Where clients of etcd reach this node over gRPC, if it serves them.
+    pub grpc_addr: Option<String>,
 }
 
 /// The parts that the service drives.
@@ -136,8 +140,10 @@ pub(super) struct Inner {
     pub(super) watch: WatchHub,
     pub(super) waiting_writes: Semaphore,
     pub(super) scans: Arc<Semaphore>,
+    pub(super) exports: Arc<Semaphore>,
     /// One change of the membership at a time on the leader.
     pub(super) management: tokio::sync::Mutex<()>,
+    pub(super) client_addrs: ClientAddrs,
     pub(super) counters: Arc<RequestCounters>,
     pub(super) started: Instant,
     /// Figures of what lies above the service.
@@ -181,7 +187,9 @@ impl Service {
             watch,
             waiting_writes,
             scans: Arc::new(Semaphore::new(SCANS_AT_ONCE)),
+            exports: etcd_export::places(),
             management: tokio::sync::Mutex::new(()),
+            client_addrs: ClientAddrs::default(),
             counters,
             started: Instant::now(),
             more_figures: OnceLock::new(),
@@ -259,7 +267,8 @@ impl Service {
         self.inner.view.borrow().clone()
     }
 
-    pub(super) fn is_leader(&self) -> bool {
+    /// Whether this node leads, as far as it knows without asking anyone.
+    pub fn is_leader(&self) -> bool {
         self.inner.view.borrow().state == ServerState::Leader
     }
 }

@@ -35,6 +35,17 @@ impl Service {
         self.inner.store.store().get(key, at).map_err(|error| error.into_answer(self.node_id()))
     }
 
+    /// The revision of the data, which then has every write that was acknowledged
+    /// before the call if `consistency` demands that.
+    ///
+    /// # Errors
+    /// When no leader confirms in time.
+    pub async fn revision_as_of(&self, consistency: Consistency) -> Result<i64, Error> {
+        let deadline = Instant::now() + self.inner.options.request_timeout;
+        self.wait_for(consistency, deadline).await?;
+        Ok(self.inner.store.store().revision())
+    }
+
     /// Reads one page of a range.
     ///
     /// # Errors

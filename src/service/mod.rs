@@ -12,10 +12,12 @@
 
 pub mod cluster;
 pub mod consensus;
+pub mod etcd_export;
 pub mod forwarder;
 pub mod handle;
 pub mod kv;
 pub mod lease;
+pub mod member_list;
 pub mod read_index;
 pub mod report;
 pub mod status;
@@ -26,7 +28,9 @@ mod lease_clock;
 mod lessor;
 mod renewals;
 
+pub use etcd_export::{EtcdExport, EtcdSnapshot};
 pub use handle::{Service, ServiceOptions, ServiceParts};
 pub use kv::Consistency;
 pub use lease::{LeaseGranted, LeaseRenewed, LeaseStatus, MAX_LEASE_TTL};
+pub use member_list::ClusterMember;
 pub use status::{Identity, MemberStatus, Members, SnapshotInfo, StateHash, Status};

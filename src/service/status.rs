@@ -42,6 +42,8 @@ pub struct Status {
     pub addr: String,
     /// Where clients reach it.
     pub http_addr: String,
+    /// Where clients of etcd reach it over gRPC; absent if it does not serve them.
+    pub grpc_addr: Option<String>,
     /// `leader`, `follower`, `candidate`, `learner` or `uninitialized`.
     pub role: String,
     /// The current term.
@@ -216,6 +218,7 @@ impl Service {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addr: self.inner.options.advertise_addr.clone(),
             http_addr: self.inner.options.http_addr.to_string(),
+            grpc_addr: self.inner.options.grpc_addr.clone(),
             role: self.role(&metrics).to_owned(),
             term: metrics.current_term,
             leader_id: metrics.current_leader,
@@ -295,7 +298,7 @@ impl Service {
         }
     }
 
-    async fn status_of(&self, id: NodeId, addr: &str) -> Result<Status, String> {
+    pub(super) async fn status_of(&self, id: NodeId, addr: &str) -> Result<Status, String> {
         if id == self.node_id() {
             return Ok(self.status());
         }
@@ -306,7 +309,9 @@ impl Service {
             .call_as(Purpose::Forward, id, addr, "/peer-status", JSON, body, STATUS_TIMEOUT)
             .await
             .map_err(|error| error.to_string())?;
-        serde_json::from_slice(&answer).map_err(|error| error.to_string())
+        let status = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+        self.inner.client_addrs.remember(&status);
+        Ok(status)
     }
 
     /// Whether the node serves: a leader confirms with a majority that it leads,

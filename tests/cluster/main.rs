@@ -8,11 +8,15 @@
 #[cfg(test)]
 mod catch_up;
 #[cfg(test)]
+mod etcd_services;
+#[cfg(test)]
 mod failover;
 #[cfg(test)]
 mod folder;
 #[cfg(test)]
 mod hazards;
+#[cfg(test)]
+mod http_api;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]

@@ -61,6 +61,12 @@ normalise() {
         s/"version":"[^"]*"/"version":"V"/g;
         s/("ttl":)\d+/$1SECONDS/g;
         s/("TTL" : )\d+/$1SECONDS/g;
+        # Ids of members may be small numbers.
+        s/^((?:member (?:promote|remove|update)|move-leader) )[0-9a-f]{1,16}(?= |$)/$1HEX/;
+        s/^(Leadership transferred from )[0-9a-f]{1,16} to [0-9a-f]{1,16}$/$1HEX to HEX/;
+        s/^(Member) +[0-9a-f]{1,16}(?= )/$1 HEX/;
+        s/^(127\.0\.0\.1:\d+, )\d+$/$1HASH/;
+        s/("name":)"[^"]*"/$1"NAME"/g if /"peerURLs"/;
         s/ *\b[0-9a-f]{13,16}\b/ HEX/g;
         # Which of the two is said depends on whether a second has passed.
         s/member ID already exist|Peer URLs already exists/member or URL exists/g;

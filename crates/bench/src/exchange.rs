@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::client::Ended;
 use crate::http1::{Malformed, RequestTemplate, Response, ResponseReader};
 
 /// Why there is no answer.
@@ -24,6 +25,10 @@ pub(crate) enum Failure {
     Timeout,
     #[error("the answer is not a status")]
     NoStatus,
+    #[error("HTTP/2: {0}")]
+    Http2(#[from] hyper::Error),
+    #[error("the answer is not one message of the kind asked for")]
+    NoMessage,
 }
 
 impl Failure {
@@ -32,9 +37,16 @@ impl Failure {
         match self {
             Self::Connect(error) => format!("connect: {}", error.kind()),
             Self::Transport(error) => format!("transport: {}", error.kind()),
-            Self::Malformed(_) | Self::NoStatus => "malformed answer".to_owned(),
+            Self::Malformed(_) | Self::NoStatus | Self::NoMessage => "malformed answer".to_owned(),
+            Self::Http2(_) => "transport: HTTP/2".to_owned(),
             Self::Timeout => "timeout".to_owned(),
         }
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Broke { kind: failure.kind(), detail: failure.to_string() }
     }
 }
 

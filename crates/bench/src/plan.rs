@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum as _;
+use clap::{Args as _, FromArgMatches as _, ValueEnum as _};
 
+use crate::scenario::Scenario;
 use crate::workload::{Operation, Workload, key_size_needed};
 
 /// How long a run lasts when neither its time nor its operations are bounded.
@@ -13,21 +14,29 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 /// Measures servers under load: throughput, latency, errors, and the longest
 /// time without an acknowledged write.
 #[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Something else than a workload, of servers of etcd's API.
+    #[command(subcommand)]
+    pub scenario: Option<Scenario>,
     /// Servers, as HOST:PORT; connections are spread over them in turn.
     #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:21001", value_name = "A,B,C")]
     pub endpoints: Vec<String>,
     /// Ask /v1/status who leads, and talk to the leader only.
     #[arg(long)]
     pub leader_only: bool,
+    /// What the servers speak at these endpoints.
+    #[arg(long, value_enum, default_value = "http")]
+    pub api: Api,
     /// What to ask of the servers.
     #[arg(long, value_enum, default_value = "put")]
     pub workload: Workload,
     /// Closed-loop clients: each has one request outstanding.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub clients: usize,
-    /// Keep-alive connections [default: one per client]. Clients that share one
-    /// take turns, and their latency includes the wait.
+    /// Keep-alive connections [default: one per client]. Over HTTP clients that
+    /// share one take turns, and their latency includes the wait; over gRPC they
+    /// ask side by side.
     #[arg(long, value_name = "N")]
     pub connections: Option<usize>,
     /// Threads that the connections are spread over.
@@ -83,6 +92,25 @@ pub struct Args {
     pub output: Output,
 }
 
+/// The interface by which servers are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Api {
+    /// Kvorum's own, over HTTP/1.1.
+    Http,
+    /// etcd's v3 API, of Kvorum or of etcd.
+    Grpc,
+}
+
+impl Api {
+    /// The name in reports; stable.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
 /// Form of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
@@ -92,7 +120,16 @@ pub enum Output {
     Json,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+impl Default for Args {
+    /// What an empty command line gives.
+    fn default() -> Self {
+        let command = Self::augment_args(clap::Command::new("bench"));
+        let matches = command.try_get_matches_from(["bench"]).expect("every option has a default");
+        Self::from_arg_matches(&matches).expect("every option has a default")
+    }
+}
+
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
@@ -107,6 +144,7 @@ pub(crate) struct Invalid(String);
 pub(crate) struct Plan {
     pub(crate) endpoints: Vec<String>,
     pub(crate) leader_only: bool,
+    pub(crate) api: Api,
     pub(crate) workload: Workload,
     pub(crate) clients: usize,
     pub(crate) connections: usize,
@@ -132,6 +170,7 @@ impl Plan {
     /// Checks the options and fills in what follows from others.
     pub(crate) fn new(args: Args) -> Result<Self, Invalid> {
         let load = args.workload == Workload::Load;
+        let grpc = args.api == Api::Grpc;
         let connections = args.connections.unwrap_or(args.clients);
         let needed = key_size_needed(args.keys);
         let checks = [
@@ -147,6 +186,11 @@ impl Plan {
                 format!("--key-size must be at least {needed} to tell {} keys apart", args.keys),
             ),
             (!args.timeout.is_zero(), "--timeout must be above 0".to_owned()),
+            (!(grpc && args.leader_only), "--leader-only asks by HTTP, not by --api grpc".to_owned()),
+            (
+                !(grpc && matches!(args.workload, Workload::SeedPut | Workload::SeedRead)),
+                "the seed's workloads are calls by HTTP, not by --api grpc".to_owned(),
+            ),
             (!(load && args.ops.is_some()), "--ops makes no sense with `load`; use --keys".to_owned()),
         ];
         if let Some((_, message)) = checks.into_iter().find(|(holds, _)| !holds) {
@@ -157,6 +201,7 @@ impl Plan {
         Ok(Self {
             endpoints,
             leader_only: args.leader_only,
+            api: args.api,
             workload: args.workload,
             clients: args.clients,
             connections,
@@ -202,7 +247,7 @@ impl Plan {
     }
 }
 
-fn endpoint(text: &str) -> Result<String, Invalid> {
+pub(crate) fn endpoint(text: &str) -> Result<String, Invalid> {
     let host = text.trim().strip_prefix("http://").unwrap_or(text.trim()).trim_end_matches('/');
     let valid = host.rsplit_once(':').is_some_and(|(name, port)| {
         !name.is_empty() && port.parse::<u16>().is_ok() && name.bytes().all(|byte| byte.is_ascii_graphic())
@@ -241,6 +286,8 @@ pub(crate) mod tests {
         assert!(refused(&["--endpoints", "a:1,b"]).contains('b'));
         assert!(refused(&["--endpoints", "a:1/x"]).contains("HOST:PORT"));
         assert!(refused(&["--workload", "load", "--ops", "3"]).contains("--ops"));
+        assert!(refused(&["--api", "grpc", "--workload", "seed-put"]).contains("--api grpc"));
+        assert!(refused(&["--api", "grpc", "--leader-only"]).contains("--leader-only"));
         assert!(Cli::try_parse_from(["bench", "--read-percent", "101"]).is_err());
         assert!(Cli::try_parse_from(["bench", "--duration", "-1"]).is_err());
     }

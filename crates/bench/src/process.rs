@@ -20,7 +20,19 @@ pub(crate) struct Usage {
 pub(crate) fn usage(pid: u32) -> Option<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(Usage { cpu: parse_cpu(&stat)?, resident_bytes: parse_resident(&status)? })
+    Some(Usage { cpu: parse_cpu(&stat)?, resident_bytes: parse_memory(&status, "VmRSS:")? })
+}
+
+/// Forgets the most memory that the process ever had, and gives what it has now;
+/// `None` if this process may not do that.
+pub(crate) fn reset_peak(pid: u32) -> Option<u64> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").ok()?;
+    usage(pid).map(|usage| usage.resident_bytes)
+}
+
+/// The most resident memory, in bytes, that the process had since it was last reset.
+pub(crate) fn peak(pid: u32) -> Option<u64> {
+    parse_memory(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
 }
 
 fn parse_cpu(stat: &str) -> Option<Duration> {
@@ -33,8 +45,8 @@ fn parse_cpu(stat: &str) -> Option<Duration> {
     TICK.checked_mul(user.checked_add(system)?)
 }
 
-fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn parse_memory(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -84,8 +96,10 @@ mod tests {
         let stat = "77 (a) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 1";
         assert_eq!(parse_cpu(stat), Some(Duration::from_secs(2)));
         assert_eq!(parse_cpu("77 (x) S 1 2"), None);
-        assert_eq!(parse_resident("Name:\tx\nVmRSS:\t    12 kB\nVmData:\t1 kB\n"), Some(12 * 1024));
-        assert_eq!(parse_resident("Name:\tx\n"), None);
+        let status = "Name:\tx\nVmHWM:\t  15 kB\nVmRSS:\t    12 kB\nVmData:\t1 kB\n";
+        assert_eq!(parse_memory(status, "VmRSS:"), Some(12 * 1024));
+        assert_eq!(parse_memory(status, "VmHWM:"), Some(15 * 1024));
+        assert_eq!(parse_memory("Name:\tx\n", "VmRSS:"), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::stats::{SLOT, Slot};
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     workload: String,
+    api: &'static str,
     endpoints: Vec<String>,
     leader_only: bool,
     clients: usize,
@@ -140,6 +141,7 @@ impl Report {
         };
         Self {
             workload: plan.workload_name(),
+            api: plan.api.name(),
             endpoints: plan.endpoints.clone(),
             leader_only: plan.leader_only,
             clients: plan.clients,
@@ -171,8 +173,9 @@ impl Report {
         let mut out = String::new();
         writeln!(
             out,
-            "{}: {} clients on {} connections to {}{}, {:.1} s",
+            "{} over {}: {} clients on {} connections to {}{}, {:.1} s",
             self.workload,
+            self.api,
             self.clients,
             self.connections,
             self.endpoints.join(", "),

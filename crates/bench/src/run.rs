@@ -18,7 +18,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::client::Driver;
-use crate::plan::Plan;
+use crate::over_grpc::{GrpcAsker, SharedConnection};
+use crate::over_http::HttpAsker;
+use crate::plan::{Api, Plan};
 use crate::process::Watched;
 use crate::route::Route;
 use crate::stats::{Gap, Stats};
@@ -108,7 +110,10 @@ impl Shared {
             route: Route::new(plan.endpoints.clone(), plan.leader_only),
             values: Values::new(plan.value_size, plan.seed),
             live: Live::default(),
-            ready: Barrier::new(plan.connections),
+            ready: Barrier::new(match plan.api {
+                Api::Http => plan.connections,
+                Api::Grpc => plan.clients,
+            }),
             began: OnceLock::new(),
             stop: AtomicBool::new(false),
             claimed: AtomicU64::new(0),
@@ -117,7 +122,7 @@ impl Shared {
         }
     }
 
-    /// Waits until every connection is ready; all get the same moment.
+    /// Waits until every driver is ready; all get the same moment.
     pub(crate) async fn begin(&self) -> Instant {
         self.ready.wait().await;
         *self.began.get_or_init(Instant::now)
@@ -188,6 +193,14 @@ pub(crate) struct Outcome {
 
 /// Carries the plan out. Ctrl-C ends it early with what was counted so far.
 pub(crate) async fn carry_out(plan: Plan) -> Result<Outcome, RunError> {
+    carry_out_until(plan, std::future::pending()).await
+}
+
+/// Carries the plan out, and ends it early when `enough` is over.
+pub(crate) async fn carry_out_until(
+    plan: Plan,
+    enough: impl Future<Output = ()>,
+) -> Result<Outcome, RunError> {
     let shared = Arc::new(Shared::new(plan));
     let plan = &shared.plan;
     if plan.leader_only && shared.route.leader().await.is_none() {
@@ -202,6 +215,8 @@ pub(crate) async fn carry_out(plan: Plan) -> Result<Outcome, RunError> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     let mut interrupted = false;
+    let mut enough = pin!(enough);
+    let mut is_enough = false;
     let mut stats = Stats::new();
     loop {
         tokio::select! {
@@ -210,6 +225,10 @@ pub(crate) async fn carry_out(plan: Plan) -> Result<Outcome, RunError> {
                 None => break,
             },
             _ = ticks.tick() => observer.tick(Instant::now()),
+            () = &mut enough, if !is_enough => {
+                is_enough = true;
+                shared.stop.store(true, Relaxed);
+            }
             outcome = &mut interrupt, if !interrupted => {
                 interrupted = true;
                 // Without a handler for the signal, the signal ends the process.
@@ -254,8 +273,7 @@ fn spawn(
             let mut drivers = JoinSet::new();
             for number in (thread..connections).step_by(threads) {
                 let clients = share(shared.plan.clients, connections, number);
-                let driver = Driver::new(Arc::clone(&shared), Arc::clone(&stats), number, clients);
-                drivers.spawn(driver.drive());
+                start(&mut drivers, &shared, &stats, number, clients);
             }
             drivers.join_all().await;
         });
@@ -267,8 +285,32 @@ fn spawn(
     Ok(async move { result.await.ok() })
 }
 
+/// Starts what drives the connection `number`, which carries `clients`.
+fn start(
+    drivers: &mut JoinSet<()>,
+    shared: &Arc<Shared>,
+    stats: &Arc<Mutex<Stats>>,
+    number: usize,
+    clients: usize,
+) {
+    match shared.plan.api {
+        Api::Http => {
+            let asker = HttpAsker::new(Arc::clone(shared), number);
+            drivers.spawn(Driver::new(Arc::clone(shared), Arc::clone(stats), number, asker, clients).drive());
+        }
+        Api::Grpc => {
+            let connection = Arc::new(SharedConnection::new(number));
+            for client in 0..clients {
+                let number = number.saturating_add(client.saturating_mul(shared.plan.connections));
+                let asker = GrpcAsker::new(Arc::clone(shared), Arc::clone(&connection));
+                drivers.spawn(Driver::new(Arc::clone(shared), Arc::clone(stats), number, asker, 1).drive());
+            }
+        }
+    }
+}
+
 /// How many of `clients` the connection `number` of `connections` carries.
-fn share(clients: usize, connections: usize, number: usize) -> usize {
+pub(crate) fn share(clients: usize, connections: usize, number: usize) -> usize {
     let each = clients.checked_div(connections).unwrap_or_default();
     let left_over = clients.checked_rem(connections).unwrap_or_default();
     each.saturating_add(usize::from(number < left_over))

@@ -4,6 +4,7 @@
 //! Nothing here knows sockets or time. Keys are a function of their number, so
 //! that a later run finds what an earlier one loaded.
 
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -140,7 +141,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// server holds the same bytes twice.
 #[derive(Debug)]
 pub(crate) struct Values {
-    pool: Vec<u8>,
+    pool: Bytes,
     size: usize,
 }
 
@@ -154,13 +155,18 @@ impl Values {
         for byte in &mut pool {
             *byte = ALPHABET.get(usize::from(*byte & 63)).copied().unwrap_or(b'-');
         }
-        Self { pool, size }
+        Self { pool: pool.into(), size }
     }
 
     /// A value; never one with a character that JSON would escape.
     pub(crate) fn pick(&self, rng: &mut StdRng) -> &[u8] {
         let at = rng.random_range(0..Self::SPREAD);
         self.pool.get(at..at.saturating_add(self.size)).expect("the pool is longer than any place by a value")
+    }
+
+    /// A value to keep.
+    pub(crate) fn pick_shared(&self, rng: &mut StdRng) -> Bytes {
+        self.pool.slice_ref(self.pick(rng))
     }
 
     /// The size of every value in bytes.

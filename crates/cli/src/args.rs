@@ -1,22 +1,30 @@
 //! Options that the commands share, and the forms that their values take.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 use kvorum_client::{Client, Consistency};
 
 use crate::failure::{Exit, Failure};
+use crate::output::Io;
 
 /// How long a command goes on when nobody listens at any endpoint: enough for a
 /// node that is being restarted, short enough for a mistyped address.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a command that goes on for long tries to be served, again and again.
+pub(crate) const LONG_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Puts the examples and the exit codes below a command's options.
 macro_rules! help {
     ($examples:literal) => {
+        help!($examples, "")
+    };
+    ($examples:literal, $more_codes:literal) => {
         concat!(
             "Examples:\n",
             $examples,
@@ -27,6 +35,7 @@ macro_rules! help {
             "  3  not found\n",
             "  4  the condition was not met, nothing was changed\n",
             "  5  unavailable or timed out; a write whose outcome is unknown says so\n",
+            $more_codes,
         )
     };
 }
@@ -111,9 +120,20 @@ pub struct ClientArgs {
     )]
     endpoints: Vec<String>,
     /// The form of what is printed
-    #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value_t,
+        default_value_if("json", ArgPredicate::IsPresent, "json")
+    )]
     pub(crate) output: Format,
-    /// How long the command may take: 500ms, 10s, 2m [default: 10s, `member add` 5m]
+    /// The same as -o json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// How long the command may take: 500ms, 10s, 2m [default: 10s; watch, lock and
+    /// elect: 1m for being served, member add: 5m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<Duration>,
     #[command(flatten)]
@@ -168,9 +188,47 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads a lease's time to live as whole seconds.
+pub(crate) fn parse_ttl(text: &str) -> Result<i64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err("write a whole number and s, m, h or d, such as 30s".to_owned()),
+    };
+    let ttl = number.parse::<i64>().ok().and_then(|number| number.checked_mul(seconds));
+    ttl.filter(|ttl| *ttl > 0).ok_or_else(|| "write a time of at least 1s, such as 30s".to_owned())
+}
+
+/// The bytes of a document: a file's, or standard input's for `-`.
+pub(crate) fn read_document(path: &Path, io: &mut Io<'_>) -> Result<Vec<u8>, Failure> {
+    let cannot = |what: String, error: std::io::Error| {
+        Failure::new(Exit::Failed, "input", format!("cannot read {what}: {error}"))
+    };
+    if path != Path::new("-") {
+        return std::fs::read(path).map_err(|error| cannot(path.display().to_string(), error));
+    }
+    let mut document = Vec::new();
+    io.input.read_to_end(&mut document).map_err(|error| cannot("standard input".to_owned(), error))?;
+    Ok(document)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_to_live_are_whole_seconds() {
+        for (text, seconds) in [("30", 30), ("30s", 30), ("2m", 120), ("1h", 3_600), ("7d", 604_800)] {
+            assert_eq!(parse_ttl(text), Ok(seconds), "{text}");
+        }
+        for text in ["", "0", "500ms", "1.5s", "-1", "99999999999999999999s", "9999999999999999d"] {
+            assert!(parse_ttl(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_carry_a_unit_or_mean_seconds() {

@@ -9,14 +9,31 @@ use crate::args::Format;
 
 /// The exit codes, which scripts rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Exit {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    NotFound = 3,
-    ConditionFailed = 4,
-    Unavailable = 5,
+    Done,
+    Failed,
+    Usage,
+    NotFound,
+    ConditionFailed,
+    Unavailable,
+    LeaseLost,
+    /// That of a command which was run.
+    Command(u8),
+}
+
+impl Exit {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::ConditionFailed => 4,
+            Self::Unavailable => 5,
+            Self::LeaseLost => 6,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 /// Why a command did not do what was asked.
@@ -24,6 +41,8 @@ pub(crate) enum Exit {
 pub(crate) enum Failure {
     /// Whoever read the output has seen enough. Not an error.
     BrokenPipe,
+    /// The exit code says it all.
+    Quiet(Exit),
     /// Something to tell the user.
     Report(Box<Report>),
 }
@@ -58,10 +77,22 @@ impl Failure {
         self
     }
 
+    /// The same failure of a longer undertaking: how far that has come is told
+    /// after its message, and in its details.
+    #[must_use]
+    pub(crate) fn after(mut self, told: &str, details: impl IntoIterator<Item = (String, Value)>) -> Self {
+        if let Self::Report(report) = &mut self {
+            report.message = format!("{}; {told}", report.message);
+            report.details.extend(details);
+        }
+        self
+    }
+
     /// The process's exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::BrokenPipe => Exit::Done,
+            Self::Quiet(exit) => *exit,
             Self::Report(report) => report.exit,
         }
     }
@@ -98,6 +129,8 @@ impl From<io::Error> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        // Of the part that a batch completed, the command itself tells.
+        let error = if let Error::BatchStopped { cause, .. } = error { *cause } else { error };
         let (exit, hint) = match &error {
             Error::InvalidInput(_) => (Exit::Usage, None),
             Error::ConditionFailed { .. } => {
@@ -118,7 +151,7 @@ impl From<Error> for Failure {
                 Some("look before you repeat it; a put or del with --idempotency-key can be repeated safely"),
             ),
             Error::Api { code, .. } => match code.as_str() {
-                "not_found" => (Exit::NotFound, None),
+                "not_found" | "lease_not_found" | "key_not_found" => (Exit::NotFound, None),
                 "unauthorized" => (
                     Exit::Failed,
                     Some("pass the cluster's secret with --cluster-secret-file or KVORUM_CLUSTER_SECRET"),
@@ -129,7 +162,11 @@ impl From<Error> for Failure {
                 "idempotency_mismatch" => (Exit::Failed, Some("use a new --idempotency-key for each write")),
                 _ => (Exit::Failed, None),
             },
-            Error::Protocol { .. } => {
+            Error::LeaseLost { .. } => (
+                Exit::LeaseLost,
+                Some("someone else may hold it by now; see `kvorum status`, and give --ttl more time"),
+            ),
+            Error::BatchStopped { .. } | Error::Protocol { .. } => {
                 (Exit::Failed, Some("check --endpoints: is another service listening there?"))
             }
         };
@@ -155,6 +192,8 @@ fn details(error: Error) -> Map<String, Value> {
         | Error::Unavailable { .. }
         | Error::Transport { .. }
         | Error::OutcomeUnknown { .. }
+        | Error::BatchStopped { .. }
+        | Error::LeaseLost { .. }
         | Error::Protocol { .. } => Map::new(),
     }
 }
@@ -178,29 +217,38 @@ mod tests {
             (Error::InvalidInput(message()), Exit::Usage),
             (condition, Exit::ConditionFailed),
             (api("not_found"), Exit::NotFound),
+            (api("lease_not_found"), Exit::NotFound),
             (api("unauthorized"), Exit::Failed),
             (api("compacted"), Exit::Failed),
             (Error::Unavailable { message: message() }, Exit::Unavailable),
             (Error::Transport { message: message() }, Exit::Unavailable),
             (Error::Timeout { message: message(), details: Map::new() }, Exit::Unavailable),
             (Error::OutcomeUnknown { message: message() }, Exit::Unavailable),
+            (Error::LeaseLost { message: message() }, Exit::LeaseLost),
+            (
+                Error::BatchStopped {
+                    completed: 4,
+                    cause: Box::new(Error::OutcomeUnknown { message: message() }),
+                },
+                Exit::Unavailable,
+            ),
             (Error::Protocol { endpoint: message(), message: message() }, Exit::Failed),
         ];
         for (error, exit) in cases {
             let shown = format!("{error:?}");
             assert_eq!(Failure::from(error).exit(), exit, "{shown}");
         }
-        assert_eq!(
-            [0, 1, 2, 3, 4, 5],
-            [
-                Exit::Done as u8,
-                Exit::Failed as u8,
-                Exit::Usage as u8,
-                Exit::NotFound as u8,
-                Exit::ConditionFailed as u8,
-                Exit::Unavailable as u8,
-            ]
-        );
+        let exits = [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::NotFound,
+            Exit::ConditionFailed,
+            Exit::Unavailable,
+            Exit::LeaseLost,
+            Exit::Command(77),
+        ];
+        assert_eq!(exits.map(Exit::code), [0, 1, 2, 3, 4, 5, 6, 77]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::Args;
 use kvorum_client::{Condition, DeleteOptions, Found, GetOptions, PutOptions};
 use serde_json::{Map, Value};
 
-use crate::args::{ClientArgs, ConsistencyArg, Format, bytes, help};
+use crate::args::{ClientArgs, ConsistencyArg, Format, bytes, help, read_document};
 use crate::failure::{Exit, Failure};
 use crate::output::{Io, escape, insert_bytes};
 
@@ -18,7 +18,8 @@ pub(crate) const PUT_HELP: &str = help!(
   date | kvorum put now -
   kvorum put lock me --if-absent
   kvorum put counter 8 --if-revision 41
-  kvorum put order/17 paid --idempotency-key \"$(uuidgen)\""
+  kvorum put order/17 paid --idempotency-key \"$(uuidgen)\"
+  kvorum put online/me yes --lease \"$(kvorum lease grant 30s)\""
 );
 pub(crate) const GET_HELP: &str = help!(
     "  kvorum get greeting
@@ -58,6 +59,9 @@ pub struct PutArgs {
     /// A token, unique to this write, with which it can be repeated safely
     #[arg(long, value_name = "TOKEN")]
     idempotency_key: Option<String>,
+    /// Attach the key to this lease, with which it ends
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    lease: Option<i64>,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
@@ -115,7 +119,7 @@ pub(crate) async fn put(args: PutArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     let options = PutOptions {
         condition: condition(args.if_absent, args.if_exists, args.if_revision),
         idempotency_key: args.idempotency_key,
-        lease: None,
+        lease: args.lease,
     };
     let value = value(args.value, args.file.as_deref(), io)?;
     let key = bytes(args.key);
@@ -146,21 +150,10 @@ pub(crate) async fn put(args: PutArgs, io: &mut Io<'_>) -> Result<(), Failure> {
 }
 
 fn value(argument: Option<OsString>, file: Option<&Path>, io: &mut Io<'_>) -> Result<Bytes, Failure> {
-    let cannot = |what: String, error: std::io::Error| {
-        Failure::new(Exit::Failed, "input", format!("cannot read {what}: {error}"))
-    };
     let dash = Path::new("-");
     match (file, argument) {
-        (Some(path), _) if path != dash => {
-            let value = std::fs::read(path).map_err(|error| cannot(path.display().to_string(), error))?;
-            Ok(value.into())
-        }
         (None, Some(text)) if text != *dash.as_os_str() => Ok(bytes(text)),
-        (Some(_), _) | (None, Some(_) | None) => {
-            let mut value = Vec::new();
-            io.input.read_to_end(&mut value).map_err(|error| cannot("standard input".to_owned(), error))?;
-            Ok(value.into())
-        }
+        (file, _) => Ok(read_document(file.unwrap_or(dash), io)?.into()),
     }
 }
 

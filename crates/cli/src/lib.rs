@@ -7,14 +7,22 @@
 
 mod args;
 mod cluster;
+mod compact;
+mod export;
 mod failure;
+mod import;
 mod kv;
+mod lease;
 mod local;
+mod lock;
 mod output;
 mod scan;
+mod signals;
 mod status;
 #[cfg(test)]
 mod testing;
+mod txn;
+mod watch;
 
 use std::io::{self, BufWriter, IsTerminal as _};
 
@@ -24,10 +32,17 @@ use output::Io;
 
 pub use args::{ClientArgs, ConsistencyArg, Format, SecretArgs};
 pub use cluster::{InitArgs, LeaderArgs, MemberArgs, SnapshotArgs};
+pub use compact::CompactArgs;
+pub use export::ExportArgs;
+pub use import::ImportArgs;
 pub use kv::{DelArgs, GetArgs, PutArgs};
+pub use lease::LeaseArgs;
 pub use local::LocalArgs;
+pub use lock::{ElectArgs, LockArgs};
 pub use scan::ScanArgs;
 pub use status::StatusArgs;
+pub use txn::TxnArgs;
+pub use watch::WatchArgs;
 
 /// The client subcommands of `kvorum`; flattened into the binary's own enum.
 #[derive(Debug, clap::Subcommand)]
@@ -47,6 +62,30 @@ pub enum Command {
     /// List keys and values, all at one revision
     #[command(after_help = scan::HELP)]
     Scan(Box<ScanArgs>),
+    /// Compare keys, and read and write several of them as one
+    #[command(after_help = txn::HELP)]
+    Txn(Box<TxnArgs>),
+    /// Tell what happens to keys
+    #[command(after_help = watch::HELP)]
+    Watch(Box<WatchArgs>),
+    /// Grant, renew, show and revoke leases
+    #[command(after_help = lease::HELP)]
+    Lease(Box<LeaseArgs>),
+    /// Hold a lock, while a command runs or until Ctrl-C
+    #[command(after_help = lock::LOCK_HELP)]
+    Lock(Box<LockArgs>),
+    /// Win an election and lead until Ctrl-C, or observe one
+    #[command(after_help = lock::ELECT_HELP)]
+    Elect(Box<ElectArgs>),
+    /// Give up the past below a revision
+    #[command(after_help = compact::HELP)]
+    Compact(Box<CompactArgs>),
+    /// Write all keys and values out as JSON lines
+    #[command(after_help = export::HELP)]
+    Export(Box<ExportArgs>),
+    /// Set keys from JSON lines, or from a snapshot of etcd
+    #[command(after_help = import::HELP)]
+    Import(Box<ImportArgs>),
     /// Show every node of the cluster and how it is
     #[command(after_help = status::HELP)]
     Status(Box<StatusArgs>),
@@ -89,6 +128,14 @@ impl Command {
             Self::Get(args) => &args.client,
             Self::Del(args) => &args.client,
             Self::Scan(args) => &args.client,
+            Self::Txn(args) => &args.client,
+            Self::Watch(args) => &args.client,
+            Self::Lease(args) => args.client(),
+            Self::Lock(args) => &args.client,
+            Self::Elect(args) => &args.client,
+            Self::Compact(args) => &args.client,
+            Self::Export(args) => &args.client,
+            Self::Import(args) => &args.client,
             Self::Status(args) => &args.client,
             Self::Member(args) => args.client(),
             Self::Leader(args) => args.client(),
@@ -109,7 +156,7 @@ pub async fn run(command: Command, root: impl FnOnce() -> clap::Command) -> u8 {
     let (out_is_terminal, err_is_terminal) = (stdout.is_terminal(), stderr.is_terminal());
     let mut out = BufWriter::new(stdout);
     let mut io = Io { input: &mut stdin, out: &mut out, err: &mut stderr, out_is_terminal, err_is_terminal };
-    run_with(command, root, &mut io).await as u8
+    run_with(command, root, &mut io).await.code()
 }
 
 async fn run_with(command: Command, root: impl FnOnce() -> clap::Command, io: &mut Io<'_>) -> Exit {
@@ -138,6 +185,14 @@ async fn dispatch(
         Command::Get(args) => kv::get(*args, io).await,
         Command::Del(args) => kv::del(*args, io).await,
         Command::Scan(args) => scan::scan(*args, io).await,
+        Command::Txn(args) => txn::txn(*args, io).await,
+        Command::Watch(args) => watch::watch(*args, io).await,
+        Command::Lease(args) => lease::lease(*args, io).await,
+        Command::Lock(args) => lock::lock(*args, io).await,
+        Command::Elect(args) => lock::elect(*args, io).await,
+        Command::Compact(args) => compact::compact(*args, io).await,
+        Command::Export(args) => export::export(*args, io).await,
+        Command::Import(args) => import::import(*args, io).await,
         Command::Status(args) => status::status(*args, io).await,
         Command::Member(args) => cluster::member(*args, io).await,
         Command::Leader(args) => cluster::leader(*args, io).await,

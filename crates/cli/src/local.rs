@@ -10,16 +10,15 @@ mod formation;
 mod plan;
 
 use std::ffi::OsString;
-use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
 use kvorum_client::Client;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{SecretArgs, help};
 use crate::failure::{Exit, Failure};
 use crate::output::{Io, Progress};
+use crate::signals::StopSignals;
 use fleet::Fleet;
 use plan::Plan;
 
@@ -62,9 +61,7 @@ pub(crate) async fn run(args: LocalArgs, io: &mut Io<'_>) -> Result<(), Failure>
     let plan = Plan::new(args.nodes, &args.data_dir, args.base_port)?;
     plan.check_ports()?;
     plan.create_folders()?;
-    let mut stop = StopSignals::new().map_err(|error| {
-        Failure::new(Exit::Failed, "local", format!("cannot listen for signals: {error}"))
-    })?;
+    let mut stop = StopSignals::new()?;
     let mut builder = Client::builder().endpoints(plan.addrs());
     if let Some(secret) = &secret {
         builder = builder.cluster_secret(secret);
@@ -75,7 +72,7 @@ pub(crate) async fn run(args: LocalArgs, io: &mut Io<'_>) -> Result<(), Failure>
     let mut fleet = Fleet::start(&plan, &args.serve_arg, secret.as_deref())?;
     let formed = tokio::select! {
         biased;
-        () = stop.next() => Ok(false),
+        _ = stop.next() => Ok(false),
         (node, status) = fleet.next_exit() => Err(fleet.exited_early(&node, &status)),
         formed = formation::form(&plan, &client, &mut progress, io) => formed.map(|()| true),
     };
@@ -102,7 +99,7 @@ async fn supervise(fleet: &mut Fleet, stop: &mut StopSignals, io: &mut Io<'_>) -
     while fleet.alive() > 0 {
         let (node, status) = tokio::select! {
             biased;
-            () = stop.next() => return Ok(()),
+            _ = stop.next() => return Ok(()),
             exit = fleet.next_exit() => exit,
         };
         let rest = match fleet.alive() {
@@ -152,30 +149,4 @@ Ctrl-C stops the cluster; its data stays in {}.",
 
 fn counted(nodes: usize) -> String {
     format!("{nodes} {}", if nodes == 1 { "node" } else { "nodes" })
-}
-
-/// The signals that end the command.
-pub(super) struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl StopSignals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// The next of them.
-    pub(super) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
 }

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::{ContentArrangement, Table, presets};
+use kvorum_client::Item;
 use serde_json::{Map, Value};
 
 use crate::args::Format;
@@ -132,6 +133,25 @@ pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &
         Ok(text) => object.insert(name.to_owned(), text.into()),
         Err(_) => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
     };
+}
+
+/// An item as the API shows it.
+pub(crate) fn item_json(item: &Item) -> Value {
+    let mut object = Map::new();
+    insert_bytes(&mut object, "key", &item.key);
+    if let Some(value) = &item.value {
+        insert_bytes(&mut object, "value", value);
+    }
+    let numbers = [
+        ("create_revision", Some(item.create_revision)),
+        ("mod_revision", Some(item.mod_revision)),
+        ("version", Some(item.version)),
+        ("lease", item.lease),
+    ];
+    for (name, number) in numbers {
+        object.extend(number.map(|number| (name.to_owned(), number.into())));
+    }
+    object.into()
 }
 
 /// A size for people: `512 B`, `1.5 MiB`.

@@ -6,12 +6,11 @@
 use std::ffi::OsString;
 
 use clap::Args;
-use kvorum_client::{Client, Item, ListOptions, Range};
-use serde_json::{Map, Value};
+use kvorum_client::{Client, ListOptions, Range};
 
 use crate::args::{ClientArgs, ConsistencyArg, Format, bytes, help};
 use crate::failure::Failure;
-use crate::output::{Io, escape, insert_bytes};
+use crate::output::{Io, escape, item_json};
 
 pub(crate) const HELP: &str = help!(
     "  kvorum scan
@@ -125,24 +124,6 @@ async fn json(client: &Client, options: ListOptions, io: &mut Io<'_>) -> Result<
     }
     let end = if separator == "\n" { "" } else { "\n" };
     io.line(&format!("{end}],\"more\":{}}}", scan.more()))
-}
-
-fn item_json(item: &Item) -> Value {
-    let mut object = Map::new();
-    insert_bytes(&mut object, "key", &item.key);
-    if let Some(value) = &item.value {
-        insert_bytes(&mut object, "value", value);
-    }
-    let numbers = [
-        ("create_revision", Some(item.create_revision)),
-        ("mod_revision", Some(item.mod_revision)),
-        ("version", Some(item.version)),
-        ("lease", item.lease),
-    ];
-    for (name, number) in numbers {
-        object.extend(number.map(|number| (name.to_owned(), number.into())));
-    }
-    object.into()
 }
 
 async fn table(client: &Client, options: ListOptions, io: &mut Io<'_>) -> Result<(), Failure> {

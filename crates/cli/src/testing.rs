@@ -75,7 +75,7 @@ impl Write for ClosedPipe {
 /// The report of a failure that is one.
 pub(crate) fn message(failure: &Failure) -> &str {
     match failure {
-        Failure::BrokenPipe => "",
+        Failure::BrokenPipe | Failure::Quiet(_) => "",
         Failure::Report(report) => &report.message,
     }
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::Endpoint;
-use crate::error::{ErrorBody, root_cause};
+use crate::error::{ErrorBody, ErrorParts, root_cause};
 use crate::{Client, Error};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -31,17 +31,20 @@ pub(crate) enum Effect {
     Read,
     /// Must not be applied twice.
     Write,
-    /// The cluster recognises a repetition by its idempotency key.
-    KeyedWrite,
+    /// Must not be applied twice, and can be applied in part.
+    Batch,
+    /// Applied twice it does no more than once: the cluster recognises it by its
+    /// idempotency key, or it says something that the second time is so already.
+    RepeatableWrite,
 }
 
 impl Effect {
     fn may_repeat_when_lost(self) -> bool {
-        matches!(self, Self::Read | Self::KeyedWrite)
+        matches!(self, Self::Read | Self::RepeatableWrite)
     }
 
     fn changes_something(self) -> bool {
-        matches!(self, Self::Write | Self::KeyedWrite)
+        matches!(self, Self::Write | Self::Batch | Self::RepeatableWrite)
     }
 }
 
@@ -78,10 +81,39 @@ impl Call {
         self.header(reqwest::header::CONTENT_TYPE, json).body(body.to_string().into())
     }
 
+    /// The same call, when more is known about what it does.
+    pub(crate) fn with_effect(mut self, effect: Effect) -> Self {
+        self.effect = effect;
+        self
+    }
+
     /// Sends the cluster's secret along.
     pub(crate) fn privileged(mut self) -> Self {
         self.privileged = true;
         self
+    }
+}
+
+/// What is made of a 2xx response.
+pub(crate) trait Reception: Sized {
+    /// Whether the time limit of an attempt covers the body too.
+    const WITHIN_LIMIT: bool;
+
+    async fn receive(endpoint: &Endpoint, response: Response) -> Result<Self, reqwest::Error>;
+}
+
+/// A 2xx answer whose body comes bit by bit, for as long as the node sends.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) endpoint: String,
+    pub(crate) response: Response,
+}
+
+impl Reception for Stream {
+    const WITHIN_LIMIT: bool = false;
+
+    async fn receive(endpoint: &Endpoint, response: Response) -> Result<Self, reqwest::Error> {
+        Ok(Self { endpoint: endpoint.authority().to_owned(), response })
     }
 }
 
@@ -91,6 +123,15 @@ pub(crate) struct Answer {
     pub(crate) endpoint: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+}
+
+impl Reception for Answer {
+    const WITHIN_LIMIT: bool = true;
+
+    async fn receive(endpoint: &Endpoint, response: Response) -> Result<Self, reqwest::Error> {
+        let headers = response.headers().clone();
+        Ok(Self { endpoint: endpoint.authority().to_owned(), headers, body: response.bytes().await? })
+    }
 }
 
 impl Answer {
@@ -116,9 +157,9 @@ impl Answer {
 }
 
 /// How one attempt ended.
-enum Attempt {
+enum Attempt<T> {
     /// The cluster carried the call out.
-    Done(Answer),
+    Done(T),
     /// The cluster's definite answer is no.
     Final(Error),
     /// Certainly not carried out; another node or another moment may do.
@@ -164,6 +205,11 @@ impl Trail {
 impl Client {
     /// Carries a call out, trying endpoints in turn within the time limit.
     pub(crate) async fn execute(&self, call: &Call) -> Result<Answer, Error> {
+        self.execute_as(call).await
+    }
+
+    /// The same, for a 2xx response that is received in some way.
+    pub(crate) async fn execute_as<T: Reception>(&self, call: &Call) -> Result<T, Error> {
         let started = Instant::now();
         let deadline = started + self.timeout;
         let count = self.endpoints.len();
@@ -218,32 +264,41 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, call: &Call, endpoint: &Endpoint, limit: Duration) -> Attempt {
+    async fn attempt<T: Reception>(&self, call: &Call, endpoint: &Endpoint, limit: Duration) -> Attempt<T> {
         let url = match endpoint.url(&call.path) {
             Ok(url) => url,
             Err(error) => return Attempt::Final(error),
         };
-        let mut request = self
-            .http
-            .request(call.method.clone(), url)
-            .headers(call.headers.clone())
-            .body(call.body.clone())
-            .timeout(limit);
+        let mut request =
+            self.http.request(call.method.clone(), url).headers(call.headers.clone()).body(call.body.clone());
         if let (true, Some(secret)) = (call.privileged, &self.secret) {
             request = request.header(AUTHORIZATION, secret.clone());
         }
-        let response = match request.send().await {
+        let sent = if T::WITHIN_LIMIT {
+            request.timeout(limit).send().await
+        } else {
+            match tokio::time::timeout(limit, request.send()).await {
+                Ok(sent) => sent,
+                Err(_) => return silent(call, endpoint, limit),
+            }
+        };
+        let response = match sent {
             Ok(response) => response,
             Err(error) => return failed(call, endpoint, limit, &error),
         };
         let status = response.status();
+        if status.is_success() {
+            return match T::receive(endpoint, response).await {
+                Ok(received) => Attempt::Done(received),
+                Err(error) => failed(call, endpoint, limit, &error),
+            };
+        }
         let headers = response.headers().clone();
-        match response.bytes().await {
-            Ok(body) if status.is_success() => {
-                Attempt::Done(Answer { endpoint: endpoint.authority().to_owned(), headers, body })
-            }
-            Ok(body) => refused(call, endpoint, status, &headers, &body),
-            Err(error) => failed(call, endpoint, limit, &error),
+        // A refusal is short: what takes longer than an attempt is as good as none.
+        match tokio::time::timeout(limit, response.bytes()).await {
+            Ok(Ok(body)) => refused(call, endpoint, status, &headers, &body),
+            Ok(Err(error)) => failed(call, endpoint, limit, &error),
+            Err(_) => silent(call, endpoint, limit),
         }
     }
 }
@@ -259,38 +314,46 @@ fn attempt_limit(effect: Effect, remaining: Duration, endpoints_left: usize) -> 
 }
 
 /// Judges an attempt that got no whole answer.
-fn failed(call: &Call, endpoint: &Endpoint, limit: Duration, error: &reqwest::Error) -> Attempt {
+fn failed<T>(call: &Call, endpoint: &Endpoint, limit: Duration, error: &reqwest::Error) -> Attempt<T> {
     let name = endpoint.authority();
     if error.is_connect() {
         let message = format!("{name}: {}", root_cause(error));
         return Attempt::Refused { error: Error::Transport { message }, retry_after: None };
     }
-    let what = if error.is_timeout() {
-        format!("{name} gave no answer within {limit:.1?}")
-    } else {
-        format!("the connection to {name} broke: {}", root_cause(error))
-    };
+    if error.is_timeout() {
+        return silent(call, endpoint, limit);
+    }
+    let what = format!("the connection to {name} broke: {}", root_cause(error));
+    let error =
+        if call.effect.changes_something() { unknown(&what) } else { Error::Unavailable { message: what } };
+    Attempt::Lost { error, retry_after: None }
+}
+
+/// Judges an attempt that got no answer in its time.
+fn silent<T>(call: &Call, endpoint: &Endpoint, limit: Duration) -> Attempt<T> {
+    let what = format!("{} gave no answer within {limit:.1?}", endpoint.authority());
     let error = if call.effect.changes_something() {
-        let message = format!(
-            "{what}; the outcome is unknown, and the write may still commit: read before writing again"
-        );
-        Error::OutcomeUnknown { message }
-    } else if error.is_timeout() {
-        Error::Timeout { message: what, details: serde_json::Map::new() }
+        unknown(&what)
     } else {
-        Error::Unavailable { message: what }
+        Error::Timeout { message: what, details: serde_json::Map::new() }
     };
     Attempt::Lost { error, retry_after: None }
 }
 
+fn unknown(what: &str) -> Error {
+    let message =
+        format!("{what}; the outcome is unknown, and the write may still commit: read before writing again");
+    Error::OutcomeUnknown { message }
+}
+
 /// Judges an answer that is not 2xx.
-fn refused(
+fn refused<T>(
     call: &Call,
     endpoint: &Endpoint,
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
-) -> Attempt {
+) -> Attempt<T> {
     let retry_after =
         headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
     let Ok(ErrorBody { error: parts }) = serde_json::from_slice::<ErrorBody>(body) else {
@@ -299,6 +362,27 @@ fn refused(
         let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
         return if transient { Attempt::Lost { error, retry_after } } else { Attempt::Final(error) };
     };
+    let completed = parts.details.get("completed").and_then(serde_json::Value::as_u64).unwrap_or_default();
+    let attempt = judge(call, status, parts, retry_after);
+    if call.effect == Effect::Batch && completed > 0 { stopped(attempt, completed) } else { attempt }
+}
+
+/// Ends a batch of which a part has happened: it is no longer the same call.
+fn stopped<T>(attempt: Attempt<T>, completed: u64) -> Attempt<T> {
+    let cause = match attempt {
+        Attempt::Done(_) => return attempt,
+        Attempt::Final(cause)
+        | Attempt::Refused { error: cause, .. }
+        | Attempt::Lost { error: cause @ Error::OutcomeUnknown { .. }, .. } => cause,
+        Attempt::Lost { error, .. } => {
+            Error::OutcomeUnknown { message: format!("{error}; of what follows, the outcome is unknown") }
+        }
+    };
+    Attempt::Final(Error::BatchStopped { completed, cause: Box::new(cause) })
+}
+
+/// Judges an error in the cluster's own words.
+fn judge<T>(call: &Call, status: StatusCode, parts: ErrorParts, retry_after: Option<Duration>) -> Attempt<T> {
     let message = parts.message.clone();
     match parts.code.as_str() {
         "not_leader" | "unavailable" | "overloaded" => {

@@ -64,6 +64,22 @@ pub enum Error {
         /// What happened to the request.
         message: String,
     },
+    /// A batch ended midway: what was completed stays.
+    #[error("{cause}")]
+    BatchStopped {
+        /// How many operations, from the first one on, were certainly carried out.
+        completed: u64,
+        /// Why it ended. With `OutcomeUnknown` some of the operations that follow
+        /// may have been carried out too, with anything else certainly none.
+        cause: Box<Error>,
+    },
+    /// The lease has ended, or could not be renewed for as long as it lives: what
+    /// rested on it may belong to someone else by now.
+    #[error("{message}")]
+    LeaseLost {
+        /// What is known about it.
+        message: String,
+    },
     /// The endpoint answers, but not as Kvorum does.
     #[error("{endpoint} does not answer as a Kvorum node does: {message}")]
     Protocol {
@@ -76,7 +92,8 @@ pub enum Error {
 
 impl Error {
     /// A stable machine-readable code: the cluster's own, or one of
-    /// `invalid_input`, `unreachable` and `protocol` for what the client found.
+    /// `invalid_input`, `unreachable`, `lease_lost` and `protocol` for what the
+    /// client found.
     pub fn code(&self) -> &str {
         match self {
             Self::InvalidInput(_) => "invalid_input",
@@ -86,6 +103,8 @@ impl Error {
             Self::Transport { .. } => "unreachable",
             Self::Timeout { .. } => "timeout",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::BatchStopped { cause, .. } => cause.code(),
+            Self::LeaseLost { .. } => "lease_lost",
             Self::Protocol { .. } => "protocol",
         }
     }

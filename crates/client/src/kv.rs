@@ -179,18 +179,7 @@ fn write_call(
     token: Option<&str>,
     condition: Option<Condition>,
 ) -> Result<Call, Error> {
-    let effect = if token.is_some() { Effect::KeyedWrite } else { Effect::Write };
-    let mut call = Call::new(method, path, effect);
-    if let Some(token) = token {
-        let value = HeaderValue::from_str(token).ok();
-        let fits = (1..=LONGEST_IDEMPOTENCY_KEY).contains(&token.len()) && token.trim() == token;
-        let value = value.filter(|_| fits).ok_or_else(|| {
-            Error::InvalidInput(format!(
-                "the idempotency key must be 1 to {LONGEST_IDEMPOTENCY_KEY} visible ASCII bytes"
-            ))
-        })?;
-        call = call.header(HeaderName::from_static("idempotency-key"), value);
-    }
+    let call = keyed_call(method, path, token)?;
     let any = HeaderValue::from_static("*");
     Ok(match condition {
         None => call,
@@ -202,6 +191,19 @@ fn write_call(
             call.header(IF_MATCH, tag)
         }
     })
+}
+
+/// A write that can be repeated if it carries an idempotency key.
+pub(crate) fn keyed_call(method: Method, path: String, token: Option<&str>) -> Result<Call, Error> {
+    let Some(token) = token else { return Ok(Call::new(method, path, Effect::Write)) };
+    let fits = (1..=LONGEST_IDEMPOTENCY_KEY).contains(&token.len()) && token.trim() == token;
+    let value = HeaderValue::from_str(token).ok().filter(|_| fits).ok_or_else(|| {
+        Error::InvalidInput(format!(
+            "the idempotency key must be 1 to {LONGEST_IDEMPOTENCY_KEY} visible ASCII bytes"
+        ))
+    })?;
+    let call = Call::new(method, path, Effect::RepeatableWrite);
+    Ok(call.header(HeaderName::from_static("idempotency-key"), value))
 }
 
 /// The path of a key, slashes encoded too, so that no key is a path of its own.

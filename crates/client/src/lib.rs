@@ -7,6 +7,10 @@
 //! key. A write whose fate it cannot know ends as [`Error::OutcomeUnknown`] and
 //! as nothing else.
 //!
+//! On top of the calls stand what lives longer than one: a [`Watch`] that goes on
+//! when its connection breaks, a [`Session`] whose lease renews itself, and the locks
+//! and elections that rest on it.
+//!
 //! It speaks plain HTTP and knows neither Raft nor how the cluster stores data.
 //!
 //! ```no_run
@@ -21,18 +25,39 @@
 //! # }
 //! ```
 
+mod batch;
 mod builder;
 mod call;
 mod cluster;
+mod compact;
 mod endpoint;
 mod error;
+mod item;
 mod kv;
+mod lease;
 mod list;
+mod lock;
+mod range;
 #[cfg(any(test, feature = "test-util"))]
 pub mod scripted;
+mod session;
+mod sse;
+mod txn;
+mod watch;
 
+pub use batch::BatchAnswer;
 pub use builder::{Builder, Client, DEFAULT_TIMEOUT};
 pub use cluster::{LogId, Member, MemberRole, Members, NodeRole, NodeStatus, Snapshot, VersionInfo};
+pub use compact::Compacted;
 pub use error::Error;
+pub use item::Item;
 pub use kv::{Condition, Consistency, DeleteOptions, Deleted, Found, GetOptions, PutOptions, Written};
-pub use list::{Count, Item, ListOptions, Page, Range, Scan};
+pub use lease::{Lease, LeaseStatus, Leases, Revoked};
+pub use list::{Count, ListOptions, Page, Scan};
+pub use lock::{Held, Leader, Observer};
+pub use range::Range;
+pub use session::Session;
+pub use txn::{
+    Compare, Get, Operation, OperationResult, Put, Relation, SortBy, Target, Txn, TxnAnswer, TxnOptions,
+};
+pub use watch::{Event, EventKind, Watch, WatchMessage, WatchOptions};

@@ -2,35 +2,16 @@
 
 use std::collections::VecDeque;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use reqwest::Method;
 use serde::Deserialize;
 
-use crate::call::{Answer, Call, Effect};
+use crate::call::{Call, Effect};
+use crate::item::{ItemBody, decode_items};
 use crate::kv::Query;
-use crate::{Client, Consistency, Error};
+use crate::{Client, Consistency, Error, Item, Range};
 
 /// Keys that a scan with a limit asks for at once, well below what a node allows.
 const SCAN_PAGE_KEYS: u64 = 1_000;
-
-/// Which keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Range {
-    /// Every key.
-    #[default]
-    All,
-    /// Keys that begin with these bytes.
-    Prefix(Bytes),
-    /// Keys from `start`, up to but without `end`; each may be left open.
-    Between {
-        /// The first key.
-        start: Option<Bytes>,
-        /// The first key that is left out.
-        end: Option<Bytes>,
-    },
-}
 
 /// How to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,23 +27,6 @@ pub struct ListOptions {
     pub revision: Option<i64>,
     /// How fresh the answer must be.
     pub consistency: Consistency,
-}
-
-/// One key of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    /// The key.
-    pub key: Bytes,
-    /// The value; `None` if only keys were asked for.
-    pub value: Option<Bytes>,
-    /// The revision at which the key was created.
-    pub create_revision: i64,
-    /// The revision of its last write.
-    pub mod_revision: i64,
-    /// How many times it was set since it was created.
-    pub version: i64,
-    /// The lease it is attached to.
-    pub lease: Option<i64>,
 }
 
 /// A part of a listing.
@@ -99,7 +63,7 @@ impl Client {
         query.text("cursor", cursor);
         let answer = self.execute(&list_call(query)).await?;
         let page: PageBody = answer.json()?;
-        let items = page.items.into_iter().map(|item| item.decode(&answer)).collect::<Result<Vec<_>, _>>()?;
+        let items = decode_items(page.items, &answer.endpoint)?;
         Ok(Page { revision: page.revision, items, more: page.more, cursor: page.cursor })
     }
 
@@ -130,14 +94,7 @@ fn list_call(query: Query) -> Call {
 
 fn query(options: &ListOptions) -> Query {
     let mut query = Query::default();
-    match &options.range {
-        Range::All => {}
-        Range::Prefix(prefix) => query.bytes("prefix", Some(prefix)),
-        Range::Between { start, end } => {
-            query.bytes("start", start.as_deref());
-            query.bytes("end", end.as_deref());
-        }
-    }
+    options.range.add_to_listing(&mut query);
     query.integer("revision", options.revision);
     query.text("consistency", options.consistency.parameter());
     query
@@ -209,42 +166,6 @@ struct PageBody {
     #[serde(default)]
     more: bool,
     cursor: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ItemBody {
-    key: Option<String>,
-    key_base64: Option<String>,
-    value: Option<String>,
-    value_base64: Option<String>,
-    create_revision: i64,
-    mod_revision: i64,
-    version: i64,
-    lease: Option<i64>,
-}
-
-impl ItemBody {
-    fn decode(self, answer: &Answer) -> Result<Item, Error> {
-        let strange = |message: String| Error::Protocol { endpoint: answer.endpoint.clone(), message };
-        let bytes = |text: Option<String>, base64: Option<String>| match (text, base64) {
-            (Some(text), _) => Ok(Some(Bytes::from(text))),
-            (None, Some(base64)) => STANDARD
-                .decode(base64)
-                .map(|bytes| Some(bytes.into()))
-                .map_err(|error| strange(format!("undecodable Base64: {error}"))),
-            (None, None) => Ok(None),
-        };
-        let key = bytes(self.key, self.key_base64)?
-            .ok_or_else(|| strange("an item of the listing has no key".to_owned()))?;
-        Ok(Item {
-            key,
-            value: bytes(self.value, self.value_base64)?,
-            create_revision: self.create_revision,
-            mod_revision: self.mod_revision,
-            version: self.version,
-            lease: self.lease,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,13 @@ pub enum Step {
         /// The body.
         body: Vec<u8>,
     },
+    /// Answers 200 with a body that has no announced end.
+    Stream {
+        /// What is sent of it.
+        body: Vec<u8>,
+        /// Whether the connection then stays open in silence, or is closed.
+        stays: bool,
+    },
     /// Closes the connection without an answer.
     Close,
     /// Keeps the connection open and never answers.
@@ -52,6 +59,16 @@ impl Step {
     /// An answer with a body.
     pub fn reply(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self::Reply { status, headers: Vec::new(), body: body.into() }
+    }
+
+    /// A stream of server-sent events, each given by its kind, its id and its data.
+    /// It ends after them, or stays open if `stays`.
+    pub fn events(events: &[(&str, i64, serde_json::Value)], stays: bool) -> Self {
+        let mut body = String::from(": a comment\n\n");
+        for (kind, id, data) in events {
+            body.extend(["event: ", kind, "\nid: ", &id.to_string(), "\ndata: ", &data.to_string(), "\n\n"]);
+        }
+        Self::Stream { body: body.into_bytes(), stays }
     }
 
     /// An error as the API words it.
@@ -146,6 +163,18 @@ async fn serve(stream: TcpStream, seen: &Mutex<Vec<Request>>, script: &Mutex<Box
         match step {
             Step::Close => return None,
             Step::Hang => std::future::pending::<()>().await,
+            Step::Stream { body, stays } => {
+                let head =
+                    "HTTP/1.1 200 Scripted\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+                stream.write_all(head.as_bytes()).await.ok()?;
+                stream.write_all(&body).await.ok()?;
+                stream.flush().await.ok()?;
+                if stays {
+                    // Until the client has gone.
+                    let _ = stream.read_u8().await;
+                }
+                return None;
+            }
             Step::Reply { status, headers, body } => {
                 let mut head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {}\r\n", body.len());
                 for (name, value) in headers {

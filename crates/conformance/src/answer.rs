@@ -72,7 +72,10 @@ fn header(header: &mut Option<pb::ResponseHeader>, base: i64) {
         header.cluster_id = header.cluster_id.min(1);
         header.member_id = header.member_id.min(1);
         header.raft_term = header.raft_term.min(1);
-        header.revision -= base;
+        // Those of nested transactions tell none.
+        if header.revision != 0 {
+            header.revision -= base;
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::answer::Answer;
 use crate::generate::sequences;
 use crate::server::{Server, ServerError};
 use crate::step::Step;
-use crate::versions::change_between;
+use crate::versions::{change_between, kept_rule};
 
 /// Two servers, or what stands for them in a test.
 pub trait Pair {
@@ -56,7 +56,8 @@ impl Pair for Servers {
     }
 
     fn may_differ(&self, step: &Step) -> bool {
-        change_between(step, self.left.version(), self.right.version()).is_some()
+        let (left, right) = (self.left.version(), self.right.version());
+        kept_rule(step, left, right) || change_between(step, left, right).is_some()
     }
 }
 

@@ -298,6 +298,24 @@ impl Txn {
         }
     }
 
+    /// Whether a key that it sets is among those that it deletes, in whichever branches.
+    pub fn may_change_twice(&self) -> bool {
+        let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+        self.changes(&mut puts, &mut deletes);
+        puts.iter().any(|key| deletes.iter().any(|keys| keys.contains(key)))
+    }
+
+    fn changes<'t>(&'t self, puts: &mut Vec<&'t Bytes>, deletes: &mut Vec<&'t Keys>) {
+        for op in self.success.iter().chain(&self.failure) {
+            match op {
+                Op::Put(put) => puts.push(&put.key),
+                Op::Delete(delete) => deletes.push(&delete.keys),
+                Op::Txn(txn) => txn.changes(puts, deletes),
+                Op::Range(_) | Op::Nothing => {}
+            }
+        }
+    }
+
     /// Whether any range of it, however deep, is one that the test picks.
     pub fn has_range(&self, test: &impl Fn(&Range) -> bool) -> bool {
         self.success.iter().chain(&self.failure).any(|op| match op {

@@ -26,6 +26,15 @@ pub const CHANGES: [Change; 1] = [Change {
     },
 }];
 
+/// Whether two servers of these versions may answer the step differently because Kvorum, which
+/// claims a version that none of the others has, keeps etcd's rule where etcd overlooks it:
+/// that no transaction changes a key twice. etcd takes a deletion up to the end of the keyspace
+/// for one of nothing, and does not look for the keys of a nested transaction among what
+/// later ones delete; then it makes two changes at one revision, or panics.
+pub fn kept_rule(step: &Step, left: (u32, u32), right: (u32, u32)) -> bool {
+    left != right && matches!(step, Step::Txn(txn) if txn.may_change_twice())
+}
+
 /// The change by which two servers of these versions may answer the step differently.
 pub fn change_between(step: &Step, left: (u32, u32), right: (u32, u32)) -> Option<&'static Change> {
     CHANGES.iter().find(|change| (left < change.since) != (right < change.since) && (change.concerns)(step))

@@ -105,7 +105,11 @@ pub(super) fn txn(request: pb::TxnRequest, max_operations: usize) -> Result<Txn,
 
 fn operation(op: pb::RequestOp, max_operations: usize) -> Result<Op, Status> {
     Ok(match op.request {
-        Some(Request::RequestRange(request)) => Op::Range(range(request)?),
+        Some(Request::RequestRange(request)) => {
+            // Only here a revision below zero is one, and long compacted.
+            let at = Some(request.revision).filter(|revision| *revision != 0);
+            Op::Range(RangeRequest { at, ..range(request)? })
+        }
         Some(Request::RequestPut(request)) => Op::Put(put(request)?),
         Some(Request::RequestDeleteRange(request)) => Op::Delete(delete(request)?),
         Some(Request::RequestTxn(request)) => Op::Txn(txn(request, max_operations)?),
@@ -127,8 +131,8 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
         Err(_) => return Err(unknown("result", compare.result)),
     };
     let target = CompareTarget::try_from(compare.target).map_err(|_| unknown("target", compare.target))?;
-    // What the target does not ask for counts as not given, and a number that is not given is
-    // zero.
+    // What the target does not ask for counts as not given: a number is zero then, and a value
+    // is empty.
     let target = match (target, compare.target_union) {
         (CompareTarget::Version, Some(TargetUnion::Version(version))) => Target::Version(version),
         (CompareTarget::Version, _) => Target::Version(0),
@@ -141,12 +145,7 @@ fn compare(compare: pb::Compare) -> Result<Compare, Status> {
         (CompareTarget::Lease, Some(TargetUnion::Lease(lease))) => Target::Lease(lease),
         (CompareTarget::Lease, _) => Target::Lease(0),
         (CompareTarget::Value, Some(TargetUnion::Value(value))) => Target::Value(value),
-        // etcd takes any value for equal to one that is not given: what is left to ask is
-        // whether the key is there.
-        (CompareTarget::Value, _) => {
-            let relation = if relation == Relation::Equal { Relation::Greater } else { Relation::Less };
-            return Ok(Compare { keys, target: Target::Version(0), relation });
-        }
+        (CompareTarget::Value, _) => Target::Value(Bytes::new()),
     };
     Ok(Compare { keys, target, relation })
 }

@@ -9,7 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::range_stream;
 use super::{Context, convert, status};
-use crate::command::{Command, Op, OpOutcome, OutcomeResult, Txn, Write};
+use crate::command::{Command, DeleteOp, Op, OpOutcome, OutcomeResult, PutOp, Txn, Write};
+use crate::error::Error;
 use crate::keyspace::KeyRange;
 use crate::service::Consistency;
 
@@ -22,12 +23,23 @@ impl KvService {
         Self { context }
     }
 
+    /// The status of a put that failed. A put alone that names a lease and a key that both do
+    /// not exist is told of the lease, unlike one in a transaction.
+    async fn put_status(&self, error: Error, lease: i64) -> Status {
+        if matches!(error, Error::KeyNotFound) && lease != 0 {
+            let known = self.context.service().lease_time_to_live(lease, false).await;
+            if known.is_ok_and(|lease| lease.ttl < 0) {
+                return status::of(&Error::LeaseNotFound { id: lease });
+            }
+        }
+        status::of(&error)
+    }
+
     /// Carries `op` out alone; answers the revision and what happened.
-    async fn alone(&self, op: Op) -> Result<(i64, OpOutcome), Status> {
+    async fn alone(&self, op: Op) -> Result<(i64, Option<OpOutcome>), Error> {
         let txn = self.context.service().txn(Txn::of(op), None, Consistency::Linearizable);
-        let (revision, done) = txn.await.map_err(|error| status::of(&error))?;
-        let outcome = done.responses.into_iter().next();
-        Ok((revision, outcome.ok_or_else(mismatch)?))
+        let (revision, done) = txn.await?;
+        Ok((revision, done.responses.into_iter().next()))
     }
 }
 
@@ -73,15 +85,11 @@ impl Kv for KvService {
                 let written = self.context.service().write(command).await;
                 (written.map_err(|error| status::of(&error))?.revision, None)
             }
-            (value, lease) => {
-                let put = crate::command::PutOp { value, lease, ..put };
-                match self.alone(Op::Put(put)).await? {
-                    (revision, OpOutcome::Put { revision: _, previous }) => (revision, previous),
-                    (_, OpOutcome::Deleted { .. } | OpOutcome::Range { .. } | OpOutcome::Txn(_)) => {
-                        return Err(mismatch());
-                    }
-                }
-            }
+            (value, lease) => match self.alone(Op::Put(PutOp { value, lease, ..put })).await {
+                Ok((revision, Some(OpOutcome::Put { revision: _, previous }))) => (revision, previous),
+                Ok(_) => return Err(mismatch()),
+                Err(error) => return Err(self.put_status(error, lease.unwrap_or_default()).await),
+            },
         };
         let header = Some(self.context.header(revision));
         Ok(Response::new(pb::PutResponse { header, prev_kv: prev_kv.map(convert::key_value) }))
@@ -100,14 +108,12 @@ impl Kv for KvService {
                 (outcome.revision, count, Vec::new())
             }
             keys @ (KeyRange::One(_) | KeyRange::From(_) | KeyRange::Between { .. }) => {
-                let delete = crate::command::DeleteOp { keys, want_previous: delete.want_previous };
-                match self.alone(Op::Delete(delete)).await? {
-                    (revision, OpOutcome::Deleted { revision: _, count, previous }) => {
+                let delete = DeleteOp { keys, want_previous: delete.want_previous };
+                match self.alone(Op::Delete(delete)).await.map_err(|error| status::of(&error))? {
+                    (revision, Some(OpOutcome::Deleted { revision: _, count, previous })) => {
                         (revision, count, previous)
                     }
-                    (_, OpOutcome::Put { .. } | OpOutcome::Range { .. } | OpOutcome::Txn(_)) => {
-                        return Err(mismatch());
-                    }
+                    _ => return Err(mismatch()),
                 }
             }
         };

@@ -4,6 +4,8 @@
 //! and a failure into etcd's code and words. It decides nothing that another front would have
 //! to decide again, and touches neither Raft nor the disk.
 
+mod auth;
+mod cluster;
 mod context;
 mod convert;
 mod election;
@@ -11,7 +13,9 @@ mod kv;
 mod leader;
 mod lease;
 mod lock;
+mod maintenance;
 mod range_stream;
+mod snapshot;
 mod status;
 mod turn;
 mod watch;
@@ -20,8 +24,11 @@ pub use context::Context;
 
 use std::sync::Arc;
 
+use kvorum_etcd_proto::etcdserverpb::auth_server::AuthServer;
+use kvorum_etcd_proto::etcdserverpb::cluster_server::ClusterServer;
 use kvorum_etcd_proto::etcdserverpb::kv_server::KvServer;
 use kvorum_etcd_proto::etcdserverpb::lease_server::LeaseServer;
+use kvorum_etcd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
 use kvorum_etcd_proto::v3electionpb::election_server::ElectionServer;
 use kvorum_etcd_proto::v3lockpb::lock_server::LockServer;
@@ -37,9 +44,16 @@ pub fn routes(context: &Arc<Context>) -> Routes {
     let lease = LeaseServer::new(lease).max_decoding_message_size(limit);
     let watch = watch::WatchService::new(Arc::clone(context));
     let watch = WatchServer::new(watch).max_decoding_message_size(limit);
+    let cluster = cluster::ClusterService::new(Arc::clone(context));
+    let cluster = ClusterServer::new(cluster).max_decoding_message_size(limit);
+    let maintenance = maintenance::MaintenanceService::new(Arc::clone(context));
+    let maintenance = MaintenanceServer::new(maintenance).max_decoding_message_size(limit);
+    let auth = AuthServer::new(auth::AuthService::new(Arc::clone(context))).max_decoding_message_size(limit);
     let lock = lock::LockService::new(Arc::clone(context));
     let lock = LockServer::new(lock).max_decoding_message_size(limit);
     let election = election::ElectionService::new(Arc::clone(context));
     let election = ElectionServer::new(election).max_decoding_message_size(limit);
-    Routes::new(kv).add_service(lease).add_service(watch).add_service(lock).add_service(election)
+    let routes = Routes::new(kv).add_service(watch).add_service(lease).add_service(lock);
+    let routes = routes.add_service(election).add_service(cluster);
+    routes.add_service(maintenance).add_service(auth)
 }

@@ -13,6 +13,8 @@ fn oversized_bodies_are_refused_announced_or_not() {
     let cases = [
         ("PUT", "/v1/kv/k", 256 << 10, "max_value_bytes"),
         ("POST", "/write", 512 << 10, "max_request_bytes"),
+        ("POST", "/v1/txn", 512 << 10, "max_request_bytes"),
+        ("POST", "/v1/batch", 512 << 10, "max_request_bytes"),
     ];
     for (method, path, limit, option) in cases {
         // Announced: refused before a byte of it is read.
@@ -43,16 +45,27 @@ fn oversized_bodies_are_refused_announced_or_not() {
     let mut client = t.client();
     client.send(b"PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551615\r\n\r\n");
     client.answer(false).unwrap().error(413, "too_large");
-    assert_eq!(t.memory.count("write"), 0);
+    assert_eq!(t.memory.count("write") + t.memory.count("txn"), 0);
     t.assert_serves();
 }
 
 #[test]
 fn unknown_paths_are_not_found() {
     let t = Fixture::new();
-    for target in
-        ["/", "/v1", "/v1/", "/v1/kvs", "/write/", "/Write", "/read-all/x", "/v1/members/1/x", "/%77rite/x"]
-    {
+    for target in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/kvs",
+        "/v1/txn/",
+        "/v1/leases/",
+        "/v1/leases/1/x",
+        "/write/",
+        "/Write",
+        "/read-all/x",
+        "/v1/members/1/x",
+        "/%77rite/x",
+    ] {
         t.call("GET", target, "").error(404, "not_found");
         t.call("POST", target, "body").error(404, "not_found");
     }

@@ -1,8 +1,11 @@
 //! A store in memory that keeps every version, and fails or waits on demand.
 
+mod past;
+mod txn;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -11,12 +14,13 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::NodeId;
-use crate::command::{Command, Condition, Idempotency, Outcome, OutcomeResult, Write};
+use crate::command::{Command, Condition, Idempotency, Outcome, OutcomeResult, Txn, TxnOutcome, Write};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::mvcc::{KeyValue, Lookup, Page, RangeQuery, Record};
 use crate::network::Backend;
-use crate::service::Consistency;
+use crate::service::{Consistency, LeaseGranted, LeaseRenewed, LeaseStatus};
+use crate::watch::WatchHub;
 
 #[derive(Clone)]
 pub(super) struct Memory(Arc<Inner>);
@@ -27,6 +31,7 @@ struct Inner {
     secret: Option<String>,
     /// Writes wait for a permit of it, if it is there.
     gate: Option<Semaphore>,
+    watch: OnceLock<WatchHub>,
 }
 
 #[derive(Default)]
@@ -34,8 +39,12 @@ struct State {
     revision: i64,
     versions: BTreeMap<Bytes, Vec<(i64, Option<Record>)>>,
     outcomes: HashMap<Bytes, (Write, Outcome)>,
+    compacted: i64,
+    /// Times to live by id.
+    leases: BTreeMap<i64, i64>,
     failures: Vec<(usize, Error)>,
     calls: Vec<String>,
+    recent: past::Recent,
 }
 
 impl Default for Memory {
@@ -55,7 +64,7 @@ impl Memory {
             max_page_bytes: 256 << 10,
             ..Limits::default()
         };
-        Self(Arc::new(Inner { state: Mutex::default(), limits, secret, gate }))
+        Self(Arc::new(Inner { state: Mutex::default(), limits, secret, gate, watch: OnceLock::new() }))
     }
 
     pub(super) fn with_secret(secret: &str) -> Self {
@@ -115,10 +124,18 @@ impl State {
         versions.iter().rev().find(|(revision, _)| *revision <= at)?.1.clone()
     }
 
+    fn lease_keys(&self, id: i64) -> Vec<Bytes> {
+        let attached = |key: &&Bytes| self.record(key, self.revision).is_some_and(|found| found.lease == id);
+        self.versions.keys().filter(attached).cloned().collect()
+    }
+
     fn check(&self, at: Option<i64>) -> Result<i64, Error> {
         match at {
             Some(requested) if requested > self.revision => {
                 Err(Error::FutureRevision { requested, current: self.revision })
+            }
+            Some(requested) if requested < self.compacted => {
+                Err(Error::Compacted { requested, oldest: self.compacted })
             }
             at => Ok(at.unwrap_or(self.revision)),
         }
@@ -149,26 +166,36 @@ impl State {
                 }
                 OutcomeResult::Deleted { count }
             }
-            Write::Txn(_)
-            | Write::Compact { .. }
+            Write::Txn(txn) => OutcomeResult::Txn(self.run(txn)),
+            Write::Compact { .. }
             | Write::LeaseGrant { .. }
             | Write::LeaseRevoke { .. }
             | Write::LeaseRenew { .. }
             | Write::LeaseTick { .. } => panic!("the HTTP API makes no such write"),
         };
+        if self.revision == next {
+            self.recent.0.push(self.events(next));
+        }
         Outcome { revision: self.revision, result }
     }
 
     fn submit(&mut self, command: &Command) -> Result<Outcome, Error> {
-        let (Write::Put { key, .. } | Write::Delete { key }) = &command.write else {
-            panic!("the HTTP API makes no such write")
-        };
         let token = command.idempotency.as_ref().map(|idempotency| idempotency.token.clone());
         if let Some((write, outcome)) = token.as_ref().and_then(|token| self.outcomes.get(token)) {
             let same = *write == command.write;
             return if same { Ok(outcome.clone()) } else { Err(Error::IdempotencyMismatch) };
         }
-        let mod_revision = self.record(key, self.revision).map_or(0, |record| record.mod_revision);
+        let mod_revision = match &command.write {
+            Write::Put { key, .. } | Write::Delete { key } => {
+                self.record(key, self.revision).map_or(0, |record| record.mod_revision)
+            }
+            Write::Txn(_)
+            | Write::Compact { .. }
+            | Write::LeaseGrant { .. }
+            | Write::LeaseRevoke { .. }
+            | Write::LeaseRenew { .. }
+            | Write::LeaseTick { .. } => 0,
+        };
         let holds = command.condition.is_none_or(|condition| match condition {
             Condition::ModRevision(wanted) => wanted == mod_revision,
             Condition::Exists => mod_revision > 0,
@@ -206,6 +233,85 @@ impl Backend for Memory {
             return Err(Error::Invalid("the key is empty".to_owned()));
         }
         self.0.state.lock().submit(&command)
+    }
+
+    async fn txn(
+        &self,
+        txn: Txn,
+        idempotency: Option<Idempotency>,
+        consistency: Consistency,
+    ) -> Result<(i64, TxnOutcome), Error> {
+        self.enter(format!("txn {consistency:?}"))?;
+        if let Some(gate) = &self.0.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        let mut state = self.0.state.lock();
+        state.check_txn(&txn, self.limits())?;
+        let outcome = state.submit(&Command { write: Write::Txn(txn), condition: None, idempotency })?;
+        let OutcomeResult::Txn(done) = outcome.result else { unreachable!("it was a transaction") };
+        Ok((outcome.revision, done))
+    }
+
+    async fn revision(&self, consistency: Consistency) -> Result<i64, Error> {
+        self.enter(format!("revision {consistency:?}"))?;
+        Ok(self.0.state.lock().revision)
+    }
+
+    fn watch(&self) -> &WatchHub {
+        self.0.watch.get_or_init(|| past::hub(&self.0))
+    }
+
+    async fn compact(&self, revision: i64, physical: bool) -> Result<i64, Error> {
+        self.enter(format!("compact {revision} {physical}"))?;
+        let mut state = self.0.state.lock();
+        if revision <= state.compacted {
+            return Err(Error::Compacted { requested: revision, oldest: state.compacted });
+        }
+        state.check(Some(revision))?;
+        state.compacted = revision;
+        Ok(state.revision)
+    }
+
+    async fn lease_grant(&self, id: i64, ttl: i64) -> Result<LeaseGranted, Error> {
+        self.enter(format!("lease_grant {id} {ttl}"))?;
+        let mut state = self.0.state.lock();
+        let id = if id == 0 { 1 << 52 } else { id };
+        if state.leases.contains_key(&id) {
+            return Err(Error::LeaseExists { id });
+        }
+        let ttl = ttl.max(2);
+        state.leases.insert(id, ttl);
+        Ok(LeaseGranted { revision: state.revision, id, ttl })
+    }
+
+    async fn lease_revoke(&self, id: i64) -> Result<i64, Error> {
+        self.enter(format!("lease_revoke {id}"))?;
+        let mut state = self.0.state.lock();
+        state.leases.remove(&id).ok_or(Error::LeaseNotFound { id })?;
+        for key in state.lease_keys(id) {
+            state.apply(&Command::delete(key));
+        }
+        Ok(state.revision)
+    }
+
+    async fn lease_keep_alive(&self, id: i64) -> Result<LeaseRenewed, Error> {
+        self.enter(format!("lease_keep_alive {id}"))?;
+        let state = self.0.state.lock();
+        Ok(LeaseRenewed { revision: state.revision, ttl: state.leases.get(&id).copied().unwrap_or(0) })
+    }
+
+    async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseStatus, Error> {
+        self.enter(format!("lease_time_to_live {id} {keys}"))?;
+        let state = self.0.state.lock();
+        let (ttl, granted_ttl) = state.leases.get(&id).map_or((-1, 0), |ttl| (ttl - 1, *ttl));
+        let keys = if keys { state.lease_keys(id) } else { Vec::new() };
+        Ok(LeaseStatus { revision: state.revision, id, ttl, granted_ttl, keys })
+    }
+
+    async fn leases(&self) -> Result<(i64, Vec<i64>), Error> {
+        self.enter("leases")?;
+        let state = self.0.state.lock();
+        Ok((state.revision, state.leases.keys().copied().collect()))
     }
 
     fn idempotency(&self, token: Bytes) -> Result<Idempotency, Error> {

@@ -3,15 +3,19 @@
 //! Requests are written byte by byte where that matters, so that what is tested
 //! is what a client can do and not what a client library would.
 
+mod batch;
 mod cluster;
 mod etcd_gateway;
 mod hostile;
 mod keys;
+mod leases;
 mod lifecycle;
 mod listing;
 mod memory;
 mod openapi;
 mod seed;
+mod txn;
+mod watch;
 mod wire;
 
 use std::net::SocketAddr;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use actix_web::http::Method;
+use serde_json::Value;
 
 use super::Fixture;
 use super::memory::Memory;
@@ -27,6 +28,29 @@ fn the_document_lists_exactly_what_is_served() {
         .map(|(method, path)| (method.to_string(), path.to_owned()))
         .collect();
     assert_eq!(documented, served);
+}
+
+fn references<'a>(document: &'a Value, found: &mut BTreeSet<&'a str>) {
+    match document {
+        Value::Object(fields) => {
+            found.extend(fields.get("$ref").and_then(Value::as_str));
+            fields.values().for_each(|field| references(field, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn the_document_refers_to_nothing_that_it_lacks() {
+    let document = Fixture::new().call("GET", "/openapi.json", "").json();
+    let mut found = BTreeSet::new();
+    references(&document, &mut found);
+    assert!(found.contains("#/components/schemas/OpBody"));
+    for reference in found {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
 }
 
 #[test]

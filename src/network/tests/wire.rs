@@ -98,6 +98,15 @@ impl Client {
         Some(answer)
     }
 
+    /// Reads the next chunk of an answer; `None` after the last one.
+    pub(super) fn chunk(&mut self) -> Option<String> {
+        let size = usize::from_str_radix(&self.line()?, 16).unwrap();
+        let mut chunk = vec![0; size];
+        self.reader.read_exact(&mut chunk).ok()?;
+        assert_eq!(self.line()?, "");
+        (size > 0).then(|| String::from_utf8(chunk).unwrap())
+    }
+
     /// Reads an answer's head.
     pub(super) fn head(&mut self) -> Option<Answer> {
         let status_line = self.line()?;

@@ -15,9 +15,9 @@ use futures_util::future::{join_all, select_all};
 use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, Command};
 
-use super::StopSignals;
 use super::plan::{NodePlan, Plan};
 use crate::failure::{Exit, Failure};
+use crate::signals::StopSignals;
 
 /// A node finishes its requests and hands leadership over in this time.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
@@ -130,7 +130,7 @@ impl Fleet {
         let ended = join_all(self.running.iter_mut().map(|node| node.child.wait()));
         tokio::select! {
             _ = ended => {}
-            () = again.next() => {}
+            _ = again.next() => {}
             () = tokio::time::sleep(STOP_TIMEOUT) => {}
         }
         for node in &mut self.running {

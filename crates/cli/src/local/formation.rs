@@ -174,7 +174,11 @@ fn endure(error: Error, waiting_for: &mut String) -> Result<(), Failure> {
         | Error::Timeout { .. }
         | Error::OutcomeUnknown { .. } => true,
         Error::Api { status, .. } => *status == 409,
-        Error::InvalidInput(_) | Error::ConditionFailed { .. } | Error::Protocol { .. } => false,
+        Error::InvalidInput(_)
+        | Error::ConditionFailed { .. }
+        | Error::BatchStopped { .. }
+        | Error::LeaseLost { .. }
+        | Error::Protocol { .. } => false,
     };
     if !passing {
         return Err(error.into());

@@ -1,5 +1,7 @@
 //! Listings: what pages hold, and how a scan follows their cursors.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::scripted::{Scripted, Step};
 
@@ -79,4 +81,12 @@ async fn count_asks_for_the_number_alone() {
     let options = ListOptions { range: Range::Prefix("a&b".into()), ..ListOptions::default() };
     assert_eq!(client(&node).count(&options).await.unwrap(), Count { revision: 5, count: 12 });
     assert_eq!(node.requests()[0].target, "/v1/kv?prefix=a%26b&count_only=true");
+}
+
+#[tokio::test]
+async fn a_single_key_is_listed_as_a_range_of_one() {
+    let node = Scripted::steps([Step::reply(200, r#"{"revision":5,"count":1}"#)]).await;
+    let options = ListOptions { range: Range::key("k"), ..ListOptions::default() };
+    client(&node).count(&options).await.unwrap();
+    assert_eq!(node.requests()[0].target, "/v1/kv?start=k&end=k%00&count_only=true");
 }

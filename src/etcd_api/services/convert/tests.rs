@@ -106,7 +106,7 @@ fn an_operation_that_is_none_is_refused_in_etcds_words() {
 }
 
 #[test]
-fn a_compare_without_a_number_compares_with_zero() {
+fn a_compare_without_an_operand_compares_with_zero_or_nothing() {
     let asked = |target: CompareTarget, target_union| {
         let request =
             pb::Compare { key: bytes("a"), target: target.into(), target_union, ..Default::default() };
@@ -119,21 +119,7 @@ fn a_compare_without_a_number_compares_with_zero() {
     assert_eq!(asked(CompareTarget::Create, Some(TargetUnion::CreateRevision(4))), Target::CreateRevision(4));
     assert_eq!(asked(CompareTarget::Lease, Some(TargetUnion::Lease(5))), Target::Lease(5));
     assert_eq!(asked(CompareTarget::Value, Some(TargetUnion::Value(bytes("v")))), Target::Value(bytes("v")));
-}
-
-#[test]
-fn a_compare_without_a_value_asks_whether_the_key_is_there() {
-    let asked = |result: CompareResult| {
-        let target = CompareTarget::Value.into();
-        let request = pb::Compare { key: bytes("a"), result: result.into(), target, ..Default::default() };
-        let compare = compare(request).unwrap();
-        (compare.target, compare.relation)
-    };
-    assert_eq!(asked(CompareResult::Equal), (Target::Version(0), Relation::Greater));
-    // No version is less than zero.
-    for result in [CompareResult::NotEqual, CompareResult::Less, CompareResult::Greater] {
-        assert_eq!(asked(result), (Target::Version(0), Relation::Less));
-    }
+    assert_eq!(asked(CompareTarget::Value, Some(TargetUnion::Lease(5))), Target::Value(Bytes::new()));
 }
 
 #[test]
