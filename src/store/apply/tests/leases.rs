@@ -147,12 +147,13 @@ fn one_command_ends_no_more_than_it_may() {
 fn a_renewal_that_the_log_holds_first_saves_the_lease() {
     let machine = Machine::new();
     grant(&machine, 7, 2);
-    tick(&machine, TERM, 2_999, &[7]);
+    let due = 2_000 + SLACK_MS;
+    tick(&machine, TERM, due - 1, &[7]);
     assert!(lease(&machine, 7).is_some(), "not due, whatever the leader held it for");
     assert_eq!(renew(&machine, &[8, 7, 7]), OutcomeResult::LeasesRenewed { ttls: vec![0, 2, 2] });
-    tick(&machine, TERM, 3_000, &[7]);
-    assert_eq!(lease(&machine, 7).map(|lease| lease.expires_at), Some(2_999 + 2_000 + SLACK_MS));
-    tick(&machine, TERM, 5_999, &[7]);
+    tick(&machine, TERM, due, &[7]);
+    assert_eq!(lease(&machine, 7).map(|lease| lease.expires_at), Some(2 * due - 1));
+    tick(&machine, TERM, 2 * due - 1, &[7]);
     assert_eq!(lease(&machine, 7), None);
     assert_eq!(renew(&machine, &[7]), OutcomeResult::LeasesRenewed { ttls: vec![0] });
 }
