@@ -202,15 +202,16 @@ impl Telling {
         if self.is_over {
             return None;
         }
-        let message = match self.next.take() {
-            Some(message) => message,
-            None => tokio::select! {
+        let message = if let Some(message) = self.next.take() {
+            message
+        } else {
+            tokio::select! {
                 message = self.session.next() => message,
                 () = self.quiet.as_mut() => {
                     self.be_quiet();
                     return Some(Bytes::from_static(b":\n\n"));
                 }
-            },
+            }
         };
         self.be_quiet();
         Some(self.text(&message))

@@ -248,10 +248,10 @@ async fn an_election_goes_to_the_next_candidate_and_observers_see_it() {
     assert_eq!(missing.message(), "\"leader\" field must be provided");
 
     let mut observer = client(3);
-    let observed = observer.observe(epb::LeaderRequest { name: name() });
-    let mut observed = tokio::time::timeout(PATIENCE, observed).await.unwrap().unwrap().into_inner();
+    let leaders = observer.observe(epb::LeaderRequest { name: name() });
+    let mut leaders = tokio::time::timeout(PATIENCE, leaders).await.unwrap().unwrap().into_inner();
     let mut next = async || {
-        let response = tokio::time::timeout(PATIENCE, observed.message()).await.unwrap().unwrap().unwrap();
+        let response = tokio::time::timeout(PATIENCE, leaders.message()).await.unwrap().unwrap().unwrap();
         (response.header.unwrap().revision, response.kv.unwrap())
     };
     let campaign = |node, lease, value: &'static str| {
