@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_option};
 
+mod alarm;
 mod outcome;
 mod txn;
 
+pub use alarm::{Alarm, AlarmKind};
 pub use outcome::{OpOutcome, Outcome, OutcomeResult, Rejection, TxnOutcome};
 pub use txn::{Compare, DeleteOp, MAX_TXN_DEPTH, Op, PutOp, Relation, Target, Txn};
 
@@ -97,6 +99,15 @@ pub enum Write {
         /// meanwhile is left alone.
         expired: Vec<i64>,
     },
+    /// Raises or disarms an alarm.
+    Alarm {
+        /// What is wrong.
+        kind: AlarmKind,
+        /// With which member.
+        member: u64,
+        /// Whether it is raised from now on.
+        raised: bool,
+    },
 }
 
 impl Write {
@@ -108,7 +119,8 @@ impl Write {
             | Self::LeaseGrant { .. }
             | Self::LeaseRevoke { .. }
             | Self::LeaseRenew { .. }
-            | Self::LeaseTick { .. } => false,
+            | Self::LeaseTick { .. }
+            | Self::Alarm { .. } => false,
         }
     }
 }
@@ -221,6 +233,12 @@ impl Command {
                 out.put_u64_le(*clock);
                 txn::put_list(&mut out, expired, |out, id| out.put_i64_le(*id));
             }
+            Write::Alarm { kind, member, raised } => {
+                out.push(9);
+                out.push(kind.tag());
+                out.put_u64_le(*member);
+                out.push(u8::from(*raised));
+            }
         }
         Proposal(out.into())
     }
@@ -282,6 +300,11 @@ impl Proposal {
                 term: r.u64("term")?,
                 clock: r.u64("lease clock")?,
                 expired: txn::read_list(&mut r, "leases", |r| r.i64("lease"))?,
+            },
+            9 => Write::Alarm {
+                kind: AlarmKind::from_tag(r.u8("alarm kind")?)?,
+                member: r.u64("member")?,
+                raised: r.bool("raised")?,
             },
             tag => return Err(DecodeError::UnknownTag { field: "write", tag }),
         };

@@ -147,6 +147,22 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// An alarm says that there is no room for more. Not carried out.
+    #[error(
+        "the NOSPACE alarm is raised on member {member}: nothing more is stored; delete what is not needed, compact, and disarm it (`etcdctl alarm disarm`)"
+    )]
+    NoSpace {
+        /// The first member that it is raised on.
+        member: u64,
+    },
+    /// An alarm says that the data may be damaged. Not carried out.
+    #[error(
+        "the CORRUPT alarm is raised on member {member}: keys are neither read nor changed; replace damaged members, and disarm it (`etcdctl alarm disarm`)"
+    )]
+    Corrupt {
+        /// The first member that it is raised on.
+        member: u64,
+    },
     /// The idempotency key was used by another write.
     #[error("the idempotency key was already used for a different write; use a new one")]
     IdempotencyMismatch,
@@ -248,6 +264,8 @@ impl Error {
             Self::TooManyOperations { .. } => "too_many_operations",
             Self::AnswerTooLarge { .. } => "answer_too_large",
             Self::AnswerLost { .. } => "answer_lost",
+            Self::NoSpace { .. } => "no_space",
+            Self::Corrupt { .. } => "corrupt",
             Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::Conflict { code, .. } => code,
             Self::Compacted { .. } => "compacted",

@@ -66,6 +66,18 @@ pub enum Rejection {
         /// The store's revision after it.
         revision: i64,
     },
+    /// An alarm says that there is no room for more.
+    #[error("the NOSPACE alarm is raised on member {member}")]
+    NoSpace {
+        /// The first member that it is raised on.
+        member: u64,
+    },
+    /// An alarm says that the data may be damaged.
+    #[error("the CORRUPT alarm is raised on member {member}")]
+    Corrupt {
+        /// The first member that it is raised on.
+        member: u64,
+    },
 }
 
 /// What applying a log entry answered.
@@ -119,6 +131,11 @@ pub enum OutcomeResult {
         /// For each lease in the order asked, its time to live in seconds; zero if
         /// there is no such lease.
         ttls: Vec<i64>,
+    },
+    /// The alarm is raised or disarmed, as was asked.
+    Alarm {
+        /// Whether it was raised before.
+        was_raised: bool,
     },
 }
 
@@ -200,6 +217,10 @@ impl Outcome {
                 out.push(10);
                 put_list(&mut out, ttls, |out, ttl| out.put_i64_le(*ttl));
             }
+            OutcomeResult::Alarm { was_raised } => {
+                out.push(17);
+                out.push(u8::from(*was_raised));
+            }
         }
         out
     }
@@ -220,6 +241,7 @@ impl Outcome {
             10 => OutcomeResult::LeasesRenewed {
                 ttls: read_list(&mut r, "times to live", |r| r.i64("time to live"))?,
             },
+            17 => OutcomeResult::Alarm { was_raised: r.bool("was raised")? },
             tag => OutcomeResult::Rejected(read_rejection(&mut r, tag)?),
         };
         r.finish()?;
@@ -261,6 +283,14 @@ fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
             out.push(16);
             out.put_i64_le(*revision);
         }
+        Rejection::NoSpace { member } => {
+            out.push(18);
+            out.put_u64_le(*member);
+        }
+        Rejection::Corrupt { member } => {
+            out.push(19);
+            out.put_u64_le(*member);
+        }
     }
 }
 
@@ -275,6 +305,8 @@ fn read_rejection(r: &mut Reader, tag: u8) -> Result<Rejection, DecodeError> {
         14 => Rejection::Compacted { requested: r.i64("revision")?, oldest: r.i64("oldest revision")? },
         15 => Rejection::FutureRevision { requested: r.i64("revision")?, current: r.i64("revision")? },
         16 => Rejection::AnswerForgotten { revision: r.i64("revision")? },
+        18 => Rejection::NoSpace { member: r.u64("member")? },
+        19 => Rejection::Corrupt { member: r.u64("member")? },
         tag => return Err(DecodeError::UnknownTag { field: "outcome", tag }),
     })
 }
@@ -372,6 +404,7 @@ impl fmt::Display for Outcome {
             OutcomeResult::LeaseGranted { .. } => "lease granted",
             OutcomeResult::LeaseRevoked { .. } => "lease revoked",
             OutcomeResult::LeasesRenewed { .. } => "leases renewed",
+            OutcomeResult::Alarm { .. } => "alarm set",
         };
         write!(f, "{what} at revision {}", self.revision)
     }

@@ -85,6 +85,10 @@ fn txns() -> impl Strategy<Value = Txn> {
     txn(nested)
 }
 
+fn alarm_kinds() -> impl Strategy<Value = AlarmKind> {
+    prop_oneof![Just(AlarmKind::NoSpace), Just(AlarmKind::Corrupt)]
+}
+
 fn commands() -> impl Strategy<Value = Command> {
     let condition = proptest::option::of(prop_oneof![
         any::<i64>().prop_map(Condition::ModRevision),
@@ -101,6 +105,8 @@ fn commands() -> impl Strategy<Value = Command> {
         1 => any::<Vec<i64>>().prop_map(|ids| Write::LeaseRenew { ids }),
         1 => any::<(u64, u64, Vec<i64>)>()
             .prop_map(|(term, clock, expired)| Write::LeaseTick { term, clock, expired }),
+        1 => (alarm_kinds(), any::<u64>(), any::<bool>())
+            .prop_map(|(kind, member, raised)| Write::Alarm { kind, member, raised }),
     ];
     let idempotency = proptest::option::of((bytes(), any::<u64>(), any::<u64>()).prop_map(
         |(token, proposed_at_ms, expires_at_ms)| Idempotency { token, proposed_at_ms, expires_at_ms },
@@ -156,6 +162,8 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
         any::<(i64, i64)>().prop_map(|(requested, oldest)| Rejection::Compacted { requested, oldest }),
         any::<(i64, i64)>().prop_map(|(requested, current)| Rejection::FutureRevision { requested, current }),
         any::<i64>().prop_map(|revision| Rejection::AnswerForgotten { revision }),
+        any::<u64>().prop_map(|member| Rejection::NoSpace { member }),
+        any::<u64>().prop_map(|member| Rejection::Corrupt { member }),
     ];
     let result = prop_oneof![
         Just(OutcomeResult::Nothing),
@@ -167,6 +175,7 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
         any::<(i64, i64)>().prop_map(|(id, ttl)| OutcomeResult::LeaseGranted { id, ttl }),
         any::<bool>().prop_map(|more| OutcomeResult::LeaseRevoked { more }),
         any::<Vec<i64>>().prop_map(|ttls| OutcomeResult::LeasesRenewed { ttls }),
+        any::<bool>().prop_map(|was_raised| OutcomeResult::Alarm { was_raised }),
     ];
     (any::<i64>(), result).prop_map(|(revision, result)| Outcome { revision, result })
 }

@@ -120,6 +120,15 @@ impl Txn {
         })
     }
 
+    /// Whether a branch of it sets a key, whichever the compares choose.
+    pub fn may_put(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| match op {
+            Op::Put(_) => true,
+            Op::Delete(_) | Op::Range(_) => false,
+            Op::Txn(txn) => txn.may_put(),
+        })
+    }
+
     pub(super) fn encode_to(&self, out: &mut Vec<u8>) {
         put_list(out, &self.compares, |out, compare| {
             put_range(out, &compare.keys);

@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, StorageError};
 
+mod alarm;
 mod compaction;
 mod lease;
 mod moment;

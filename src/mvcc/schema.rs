@@ -3,8 +3,10 @@
 
 use bytes::{BufMut, Bytes};
 
+use super::alarm::Alarms;
 use super::{Change, Lease, Record};
 use crate::codec::DecodeError;
+use crate::command::{Alarm, AlarmKind};
 use crate::engine::{FamilySpec, Workload};
 
 /// The version of the state folder's format that this release writes.
@@ -48,6 +50,8 @@ pub(super) const FORMAT_CELL: &[u8] = b"format";
 pub(super) const HEAD_CELL: &[u8] = b"head";
 /// The cell with the lease clock.
 pub(super) const LEASE_CLOCK_CELL: &[u8] = b"lease_clock";
+/// The cell with the raised alarms.
+pub(super) const ALARMS_CELL: &[u8] = b"alarms";
 
 /// The cell of a blob that the layer above calls `name`. The prefix keeps its
 /// names apart from the engine's own.
@@ -314,6 +318,35 @@ pub(super) fn decode_lease_clock(value: &[u8]) -> Result<u64, DecodeError> {
     Ok(clock)
 }
 
+const ALARMS_VERSION: u8 = 1;
+
+impl Alarms {
+    /// The stored form: each alarm as kind and member, in their order, to the end.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![ALARMS_VERSION];
+        for Alarm { kind, member } in &self.0 {
+            out.push(kind.tag());
+            out.put_u64_le(*member);
+        }
+        out
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Self, DecodeError> {
+        let mut fields = Fields(value);
+        let [found] = fields.array("alarms version")?;
+        if found != ALARMS_VERSION {
+            return Err(DecodeError::Version { what: "list of alarms", found, known: ALARMS_VERSION });
+        }
+        let mut alarms = Self::default();
+        while !fields.0.is_empty() {
+            let [kind] = fields.array("alarm kind")?;
+            let kind = AlarmKind::from_tag(kind)?;
+            alarms.0.insert(Alarm { kind, member: u64::from_le_bytes(fields.array("member")?) });
+        }
+        Ok(alarms)
+    }
+}
+
 /// Reads fixed-width fields from the front of borrowed bytes.
 struct Fields<'a>(&'a [u8]);
 
@@ -427,9 +460,18 @@ mod tests {
         }
 
         #[test]
+        fn alarms_round_trip(raised in any::<Vec<(bool, u64)>>()) {
+            let kind = |corrupt| if corrupt { AlarmKind::Corrupt } else { AlarmKind::NoSpace };
+            let alarm = |(corrupt, member)| Alarm { kind: kind(corrupt), member };
+            let alarms = Alarms(raised.into_iter().map(alarm).collect());
+            prop_assert_eq!(Alarms::decode(&alarms.encode()), Ok(alarms));
+        }
+
+        #[test]
         fn any_bytes_decode_or_are_refused(input in any::<Vec<u8>>(), key in any::<Vec<u8>>()) {
             let _ = Lease::decode(&key, &input);
             let _ = decode_lease_clock(&input);
+            let _ = Alarms::decode(&input);
             let _ = Record::decode(&input);
             let _ = Head::decode(&input);
             let _ = Change::decode(&key, &input);
@@ -465,6 +507,9 @@ mod tests {
         let mut change = Vec::new();
         encode_change(&mut change, ChangeKind::Delete, 0x0102, b"k");
         assert_eq!(change, b"\x02\x02\x01\0\0\0\0\0\0k");
+        let alarm = |kind, member| Alarm { kind, member };
+        let alarms = Alarms([alarm(AlarmKind::Corrupt, 258), alarm(AlarmKind::NoSpace, 3)].into());
+        assert_eq!(alarms.encode(), b"\x01\x01\x03\0\0\0\0\0\0\0\x02\x02\x01\0\0\0\0\0\0");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::alarm::Alarms;
 use super::compaction::Reclaimer;
 use super::schema::{self, FORMAT_CELL, FORMAT_VERSION, HEAD_CELL, Head, OLDEST_FORMAT_VERSION};
 use super::{EngineOptions, MemoryUsage, WriteSession};
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     head: ArcSwap<Head>,
     /// The revision of the last batch that began to become visible.
     committing: AtomicI64,
+    /// The alarms that are raised as of the last visible batch.
+    pub(super) alarms: ArcSwap<Alarms>,
     turnstile: Turnstile,
 }
 
@@ -47,9 +50,10 @@ impl Store {
             Some(head) => head,
             None => initialize(&db)?,
         };
+        let alarms = Alarms::stored(&db)?;
         let db = Arc::new(db);
         let reclaimer = Reclaimer::start(Arc::clone(&db), head.compacted)?;
-        Ok(Self::new(db, head, Some(reclaimer)))
+        Ok(Self::new(db, head, alarms, Some(reclaimer)))
     }
 
     /// Opens an existing store for reading and changes no file of it: for a look
@@ -61,16 +65,18 @@ impl Store {
         let db = Db::open_read_only(dir, &schema::FAMILIES, Journal::External, options)?;
         let head =
             stored_head(&db, dir)?.ok_or_else(|| refusal(format!("{} holds no state yet", dir.display())))?;
-        Ok(Self::new(Arc::new(db), head, None))
+        let alarms = Alarms::stored(&db)?;
+        Ok(Self::new(Arc::new(db), head, alarms, None))
     }
 
-    fn new(db: Arc<Db>, head: Head, reclaimer: Option<Reclaimer>) -> Self {
+    fn new(db: Arc<Db>, head: Head, alarms: Alarms, reclaimer: Option<Reclaimer>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 reclaimer,
                 db,
                 head: ArcSwap::from_pointee(head),
                 committing: AtomicI64::new(head.revision),
+                alarms: ArcSwap::from_pointee(alarms),
                 turnstile: Turnstile::default(),
             }),
         }
@@ -192,10 +198,19 @@ impl Shared {
         self.committing.load(Ordering::SeqCst) == revision
     }
 
-    /// Makes a batch visible, and then its head known.
-    pub(super) fn commit(&self, batch: Batch, head: Head) -> Result<(), StorageError> {
+    /// Makes a batch visible, and then its head known, with the alarms if it
+    /// changed them.
+    pub(super) fn commit(
+        &self,
+        batch: Batch,
+        head: Head,
+        alarms: Option<Alarms>,
+    ) -> Result<(), StorageError> {
         self.committing.store(head.revision, Ordering::SeqCst);
         self.db.write(batch)?;
+        if let Some(alarms) = alarms {
+            self.alarms.store(Arc::new(alarms));
+        }
         // Only now: whoever is told a revision must find it.
         self.publish(head);
         if let Some(reclaimer) = &self.reclaimer {

@@ -6,6 +6,7 @@ use std::ops::{Bound, ControlFlow};
 use bytes::{BufMut, Bytes};
 use twox_hash::XxHash3_64;
 
+use super::alarm::Alarms;
 use super::range::{Found, Source, Visit};
 use super::schema::{self, ChangeKind, HEAD_CELL, Head};
 use super::store::{Shared, Turn};
@@ -52,6 +53,8 @@ pub struct WriteSession<'a> {
     pub(super) attachments: BTreeMap<(i64, Bytes), bool>,
     /// Where the lease clock stands, if it was moved.
     pub(super) lease_clock: Option<u64>,
+    /// The raised alarms, if a command set any.
+    pub(super) alarms: Option<Alarms>,
     /// The changes of one command share a revision while this is set.
     joined: Option<Joined>,
     pub(super) committed: Committed,
@@ -97,6 +100,7 @@ impl<'a> WriteSession<'a> {
             leases: BTreeMap::new(),
             attachments: BTreeMap::new(),
             lease_clock: None,
+            alarms: None,
             joined: None,
             committed: Committed::default(),
             scratch: Vec::new(),
@@ -328,7 +332,7 @@ impl<'a> WriteSession<'a> {
             return Ok(Committed::default());
         }
         self.batch.put(self.families.meta, HEAD_CELL, &self.head.encode());
-        self.shared.commit(self.batch, self.head)?;
+        self.shared.commit(self.batch, self.head, self.alarms)?;
         Ok(self.committed)
     }
 }

@@ -188,7 +188,8 @@ fn service_status(error: &Error) -> StatusCode {
         Error::ReadTimeout(_) | Error::Unknown { .. } | Error::StillRunning(_) | Error::CatchUp { .. } => {
             StatusCode::GATEWAY_TIMEOUT
         }
-        Error::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        Error::Corrupt { .. } | Error::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -244,6 +245,7 @@ fn service_details(error: &Error) -> Value {
         Error::TooManyOperations { count, limit } => json!({ "count": count, "limit": limit }),
         Error::AnswerTooLarge { limit } => json!({ "limit": limit }),
         Error::AnswerLost { revision, reason: _ } => json!({ "revision": revision }),
+        Error::NoSpace { member } | Error::Corrupt { member } => json!({ "member": member }),
         Error::Invalid(_)
         | Error::KeyNotFound
         | Error::DuplicateKey
@@ -327,6 +329,8 @@ mod tests {
                 504,
                 "timeout",
             ),
+            (Error::NoSpace { member: 1 }, 507, "no_space"),
+            (Error::Corrupt { member: 1 }, 500, "corrupt"),
             (Error::Internal { node: 1, reason: "x".into() }, 500, "internal"),
         ] {
             let retry = matches!(code, "not_leader" | "unavailable" | "overloaded");

@@ -318,6 +318,8 @@ impl ManageError {
             | Error::TooManyOperations { .. }
             | Error::AnswerTooLarge { .. }
             | Error::AnswerLost { .. }
+            | Error::NoSpace { .. }
+            | Error::Corrupt { .. }
             | Error::Compacted { .. }
             | Error::FutureRevision { .. }
             | Error::Overloaded { .. }

@@ -63,7 +63,8 @@ impl Service {
             | OutcomeResult::Compacted
             | OutcomeResult::LeaseGranted { .. }
             | OutcomeResult::LeaseRevoked { .. }
-            | OutcomeResult::LeasesRenewed { .. } => Ok(outcome),
+            | OutcomeResult::LeasesRenewed { .. }
+            | OutcomeResult::Alarm { .. } => Ok(outcome),
         }
     }
 
@@ -85,6 +86,8 @@ impl Service {
                 revision,
                 reason: "it was too large to be kept or carried to another node",
             },
+            Rejection::NoSpace { member } => Error::NoSpace { member },
+            Rejection::Corrupt { member } => Error::Corrupt { member },
         }
     }
 
@@ -99,7 +102,8 @@ impl Service {
             | Write::LeaseGrant { .. }
             | Write::LeaseRevoke { .. }
             | Write::LeaseRenew { .. }
-            | Write::LeaseTick { .. } => return Ok(()),
+            | Write::LeaseTick { .. }
+            | Write::Alarm { .. } => return Ok(()),
         };
         check_key(key, limits)?;
         check_value(value, limits)

@@ -31,7 +31,7 @@ impl Service {
     /// When the revision can't be read, or no leader confirms in time.
     pub async fn get(&self, key: &[u8], at: Option<i64>, consistency: Consistency) -> Result<Lookup, Error> {
         let deadline = Instant::now() + self.inner.options.request_timeout;
-        self.wait_for(consistency, deadline).await?;
+        self.wait_to_read(consistency, deadline).await?;
         self.inner.store.store().get(key, at).map_err(|error| error.into_answer(self.node_id()))
     }
 
@@ -52,7 +52,7 @@ impl Service {
     /// When the revision can't be read, or no leader confirms in time.
     pub async fn range(&self, query: RangeQuery, consistency: Consistency) -> Result<Page, Error> {
         let deadline = Instant::now() + self.inner.options.request_timeout;
-        self.wait_for(consistency, deadline).await?;
+        self.wait_to_read(consistency, deadline).await?;
         self.scan(deadline, move |store| store.range(&query)).await
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::handle::{RequestCounters, Service, View};
 use super::lease_clock::{LeaseClock, Step};
-use crate::command::{Command, OutcomeResult, Write};
+use crate::command::{AlarmKind, Command, OutcomeResult, Write};
 use crate::openraft_network::forward::ForwardError;
 use crate::store::lease_table::Upcoming;
 use crate::store::{LeaseTable, MAX_LEASES_ENDED};
@@ -205,6 +205,12 @@ impl Leader for Service {
     }
 
     async fn tick(&self, term: u64, clock: u64, expired: Vec<i64>) -> Result<(), ForwardError> {
+        // Applying it would end nothing, and it would be proposed again at once.
+        if !expired.is_empty()
+            && let Some(alarm) = self.inner.store.store().alarm_of(AlarmKind::Corrupt)
+        {
+            return Err(ForwardError::Unavailable(format!("no lease ends: the alarm {alarm} is raised")));
+        }
         let command = Command::of(Write::LeaseTick { term, clock, expired });
         let deadline = Instant::now() + self.inner.options.request_timeout;
         let outcome = self.propose(command.encode(), deadline).await?;

@@ -3,13 +3,15 @@
 //! Fronts hand in commands and queries and get answers or an
 //! [`Error`](crate::error::Error); they need not know who leads. This layer
 //! proposes or forwards writes ([`consensus`]), confirms reads ([`read_index`]),
-//! reads the local state ([`kv`], [`txn`]), keeps leases ([`lease`]) and guards
-//! changes of the membership ([`cluster`]). It knows no protocol.
+//! reads the local state ([`kv`], [`txn`]), keeps leases ([`lease`]) and alarms
+//! ([`alarm`]), and guards changes of the membership ([`cluster`]). It knows no
+//! protocol.
 //!
 //! A write that certainly was not carried out is tried again within the
 //! request's time limit, on whichever node leads by then. One whose fate is
 //! unknown never is: the caller is told so, since trying again could do it twice.
 
+pub mod alarm;
 pub mod cluster;
 pub mod consensus;
 pub mod etcd_export;

@@ -127,6 +127,7 @@ impl Service {
         out.counter("read_index_rounds", "Confirmations shared by reads", get(&requests.read_index_rounds));
         out.counter("txns", "Transactions asked of this node", get(&requests.txns));
         out.gauge("leases", "Leases that live", self.inner.store.leases().len());
+        out.gauge("alarms", "Alarms that are raised", self.known_alarms().len());
         out.counter("lease_renewals", "Leases renewed through this node", get(&requests.lease_renewals));
         out.counter(
             "leases_expired",

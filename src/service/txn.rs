@@ -56,7 +56,7 @@ impl Service {
 
     async fn read_txn(&self, txn: Txn, consistency: Consistency) -> Result<(i64, TxnOutcome), Error> {
         let deadline = Instant::now() + self.inner.options.request_timeout;
-        self.wait_for(consistency, deadline).await?;
+        self.wait_to_read(consistency, deadline).await?;
         let (revision, done) = if reads_single_keys(&txn) {
             let read = self.inner.store.store().read_txn(&txn, MAX_ANSWER_BYTES);
             read.map_err(|error| error.into_answer(self.node_id()))?
@@ -81,7 +81,7 @@ impl Service {
     ) -> Result<(i64, RangeResult), Error> {
         check_range(&request)?;
         let deadline = Instant::now() + self.inner.options.request_timeout;
-        self.wait_for(consistency, deadline).await?;
+        self.wait_to_read(consistency, deadline).await?;
         let (revision, found) = if reads_one_key(&request) {
             let read = self.inner.store.store().read(&request, MAX_ANSWER_BYTES);
             read.map_err(|error| error.into_answer(self.node_id()))?

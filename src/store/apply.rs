@@ -10,7 +10,7 @@ use twox_hash::XxHash3_64;
 use super::lease_table::SLACK_MS;
 use crate::codec::{DecodeError, Reader, put_bytes};
 use crate::command::{
-    Command, Condition, Idempotency, Op, Outcome, OutcomeResult, Proposal, Rejection, Write,
+    Alarm, AlarmKind, Command, Condition, Idempotency, Op, Outcome, OutcomeResult, Proposal, Rejection, Write,
 };
 use crate::error::StorageError;
 use crate::mvcc::{Lease, ReadError, WriteSession};
@@ -90,7 +90,8 @@ pub fn reads_the_past(command: &Command) -> bool {
         | Write::LeaseGrant { .. }
         | Write::LeaseRevoke { .. }
         | Write::LeaseRenew { .. }
-        | Write::LeaseTick { .. } => false,
+        | Write::LeaseTick { .. }
+        | Write::Alarm { .. } => false,
     }
 }
 
@@ -104,12 +105,37 @@ pub fn apply(
     context: Context,
 ) -> Result<Outcome, StorageError> {
     match &command.idempotency {
-        None => carry_out(session, command, context),
+        None => match why_alarmed(session, &command.write) {
+            Some(rejection) => Ok(refused(session, rejection)),
+            None => carry_out(session, command, context),
+        },
         // What is remembered must be the same whoever waits.
         Some(idempotency) => {
             carry_out_once(session, command, idempotency, Context { wants_answer: true, ..context })
         }
     }
+}
+
+/// Why a raised alarm forbids `write`, if one does: without room for more, what
+/// stores something; with data that may be damaged, every change of it.
+fn why_alarmed(session: &WriteSession<'_>, write: &Write) -> Option<Rejection> {
+    let (changes, stores) = match write {
+        Write::Put { .. } | Write::LeaseGrant { .. } => (true, true),
+        // Looked at only if it matters.
+        Write::Txn(txn) => (true, session.alarm_of(AlarmKind::NoSpace).is_some() && txn.may_put()),
+        Write::Delete { .. } | Write::Compact { .. } | Write::LeaseRevoke { .. } => (true, false),
+        // A tick says itself what it leaves alone.
+        Write::LeaseRenew { .. } | Write::LeaseTick { .. } | Write::Alarm { .. } => (false, false),
+    };
+    if changes && let Some(Alarm { member, .. }) = session.alarm_of(AlarmKind::Corrupt) {
+        return Some(Rejection::Corrupt { member });
+    }
+    let alarm = session.alarm_of(AlarmKind::NoSpace).filter(|_| stores)?;
+    Some(Rejection::NoSpace { member: alarm.member })
+}
+
+fn refused(session: &WriteSession<'_>, rejection: Rejection) -> Outcome {
+    Outcome { revision: session.revision(), result: OutcomeResult::Rejected(rejection) }
 }
 
 fn carry_out(
@@ -147,6 +173,10 @@ fn carry_out(
                 tick(session, *clock, expired)?;
             }
             OutcomeResult::Nothing
+        }
+        Write::Alarm { kind, member, raised } => {
+            let was_raised = session.set_alarm(Alarm { kind: *kind, member: *member }, *raised);
+            OutcomeResult::Alarm { was_raised }
         }
     };
     Ok(Outcome { revision: session.revision(), result })
@@ -262,6 +292,10 @@ fn tick(session: &mut WriteSession<'_>, clock: u64, expired: &[i64]) -> Result<(
     if clock > before {
         session.set_lease_clock(clock);
     }
+    // The keys of a lease are not to be removed while they may be damaged.
+    if session.alarm_of(AlarmKind::Corrupt).is_some() {
+        return Ok(());
+    }
     let mut room = MAX_KEYS_REVOKED;
     for id in expired.iter().take(MAX_LEASES_ENDED) {
         // A renewal that came first in the log wins.
@@ -298,12 +332,16 @@ fn carry_out_once(
             return Ok(if known.fingerprint == fingerprint {
                 known.outcome
             } else {
-                let result = OutcomeResult::Rejected(Rejection::IdempotencyMismatch);
-                Outcome { revision: session.revision(), result }
+                refused(session, Rejection::IdempotencyMismatch)
             });
         }
         session.dedup_delete(expiry_key(known.expires_at, &idempotency.token));
         book.count = book.count.saturating_sub(1);
+    }
+    // Not remembered: once the alarm is disarmed, the same may be asked for again.
+    if let Some(rejection) = why_alarmed(session, &command.write) {
+        book.save(session);
+        return Ok(refused(session, rejection));
     }
     // Only now: a token that is asked for again must not make room for itself.
     book.make_room(session)?;

@@ -31,7 +31,8 @@ use super::data_dir::DataDir;
 use super::log_codec::{LeaderId, Payload};
 use super::snapshot::SnapshotDir;
 use crate::command::{
-    Command, Compare, Condition, DeleteOp, Idempotency, Op, Proposal, PutOp, Relation, Target, Txn, Write,
+    Alarm, AlarmKind, Command, Compare, Condition, DeleteOp, Idempotency, Op, Proposal, PutOp, Relation,
+    Target, Txn, Write,
 };
 use crate::engine::{Db, EngineOptions, FamilySpec, Journal, Scan, Workload};
 use crate::keyspace::{KeyRange, RangeRequest};

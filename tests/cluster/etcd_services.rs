@@ -8,6 +8,7 @@ use kvorum_etcd_proto::etcdserverpb::alarm_request::AlarmAction;
 use kvorum_etcd_proto::etcdserverpb::auth_client::AuthClient;
 use kvorum_etcd_proto::etcdserverpb::cluster_client::ClusterClient;
 use kvorum_etcd_proto::etcdserverpb::downgrade_request::DowngradeAction;
+use kvorum_etcd_proto::etcdserverpb::kv_client::KvClient;
 use kvorum_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kvorum_etcd_snapshot::{Event, Reader};
 use tonic::transport::{Channel, Endpoint};
@@ -239,6 +240,16 @@ async fn changes_of_the_cluster_need_its_secret() {
     }
     let refused = cluster_client(&cluster, 1).await.member_remove(pb::MemberRemoveRequest { id: 1 }).await;
     assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    let alarm = |action: AlarmAction| pb::AlarmRequest {
+        action: action.into(),
+        member_id: 0,
+        alarm: pb::AlarmType::Nospace.into(),
+    };
+    for action in [AlarmAction::Activate, AlarmAction::Deactivate] {
+        let refused = client.alarm(alarm(action)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+    }
+    assert_eq!(client.alarm(alarm(AlarmAction::Get)).await.unwrap().into_inner().alarms, []);
     assert_eq!(members(&cluster, 1).await.len(), 1, "reading needs none");
 }
 
@@ -299,25 +310,98 @@ async fn a_snapshot_holds_all_keys_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alarms_and_downgrades_are_told_as_by_an_etcd_without_any() {
+async fn alarms_are_raised_listed_and_disarmed_through_any_node() {
+    use AlarmAction::{Activate, Deactivate, Get};
+    use pb::AlarmType::{Corrupt, None as Any, Nospace};
+    let cluster = with_grpc().form(3).await;
+    let (one, two) = (maintenance_client(&cluster, 1).await, maintenance_client(&cluster, 2).await);
+    assert_eq!(alarms(&one, Get, 0, Any).await, []);
+    assert_eq!(alarms(&one, Activate, 0, Any).await, []);
+    assert_eq!(alarms(&one, Deactivate, 0, Nospace).await, []);
+    assert_eq!(alarms(&one, Activate, 2, Nospace).await, [(2, Nospace)]);
+    assert_eq!(alarms(&two, Activate, 2, Nospace).await, [(2, Nospace)], "it is raised already");
+    assert_eq!(alarms(&two, Activate, 0, Nospace).await, [(0, Nospace)]);
+    assert_eq!(alarms(&one, Activate, 1, Corrupt).await, [(1, Corrupt)]);
+    for client in [&one, &two] {
+        assert_eq!(alarms(client, Get, 7, Any).await, [(0, Nospace), (2, Nospace), (1, Corrupt)]);
+        assert_eq!(alarms(client, Get, 0, Corrupt).await, [(1, Corrupt)]);
+        let status = client.clone().status(pb::StatusRequest {}).await.unwrap().into_inner();
+        let told = ["alarm:NOSPACE", "memberID:2 alarm:NOSPACE", "memberID:1 alarm:CORRUPT"];
+        assert_eq!(status.errors, told);
+    }
+    assert_eq!(alarms(&two, Deactivate, 0, Any).await, []);
+    for (member, kind) in [(0, Nospace), (1, Corrupt), (2, Nospace)] {
+        assert_eq!(alarms(&two, Deactivate, member, kind).await, [(member, kind)]);
+        assert_eq!(alarms(&two, Deactivate, member, kind).await, []);
+    }
+    assert_eq!(alarms(&one, Get, 0, Any).await, []);
+    let unknown = pb::AlarmRequest { action: Get.into(), member_id: 0, alarm: 3 };
+    assert_eq!(one.clone().alarm(unknown).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+/// The alarms in the answer to such a request.
+async fn alarms(
+    client: &MaintenanceClient<Channel>,
+    action: AlarmAction,
+    member_id: u64,
+    alarm: pb::AlarmType,
+) -> Vec<(u64, pb::AlarmType)> {
+    let request = pb::AlarmRequest { action: action.into(), member_id, alarm: alarm.into() };
+    let answer = client.clone().alarm(request).await.unwrap().into_inner();
+    assert!(answer.header.is_some_and(|header| header.revision > 0));
+    answer.alarms.into_iter().map(|found| (found.member_id, found.alarm())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raised_alarm_is_told_in_etcds_words_and_over_http() {
+    let cluster = with_grpc().form(3).await;
+    let client = maintenance_client(&cluster, 1).await;
+    let mut keys = KvClient::new(channel(&cluster, 2).await);
+    let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..pb::PutRequest::default() };
+    let range = |serializable| pb::RangeRequest { key: "k".into(), serializable, ..Default::default() };
+    let delete = pb::DeleteRangeRequest { key: "gone".into(), ..Default::default() };
+    keys.put(put.clone()).await.unwrap();
+
+    let no_space = "etcdserver: mvcc: database space exceeded";
+    alarms(&client, AlarmAction::Activate, 3, pb::AlarmType::Nospace).await;
+    assert_refused(keys.put(put.clone()).await, Code::ResourceExhausted, no_space);
+    let (message, details) = cluster.put(3, "k", "v").await.error(507, "no_space");
+    assert!(message.contains("NOSPACE") && message.contains("member 3"), "{message}");
+    assert!(message.contains("etcdctl alarm disarm"), "{message}");
+    assert_eq!(details["member"], 3);
+    assert_eq!(cluster.get(3, "k", "linearizable").await.as_deref(), Some("v"));
+    keys.range(range(false)).await.unwrap();
+    keys.delete_range(delete.clone()).await.unwrap();
+    assert_eq!(alarms(&client, AlarmAction::Get, 0, pb::AlarmType::None).await.len(), 1);
+    let text = [("accept", "application/openmetrics-text")];
+    let figures = cluster.http.call("GET", cluster.addr(1), "/metrics", &text, "").await.ok().text();
+    assert!(figures.contains("\nkvorum_alarms 1\n"), "{figures}");
+
+    let corrupt = "etcdserver: corrupt cluster";
+    alarms(&client, AlarmAction::Activate, 3, pb::AlarmType::Corrupt).await;
+    assert_refused(keys.put(put.clone()).await, Code::DataLoss, corrupt);
+    assert_refused(keys.delete_range(delete).await, Code::DataLoss, corrupt);
+    assert_refused(keys.range(range(false)).await, Code::DataLoss, corrupt);
+    // The refusal of a linearizable read has shown that this node knows.
+    assert_refused(keys.range(range(true)).await, Code::DataLoss, corrupt);
+    cluster.put(3, "k", "v").await.error(500, "corrupt");
+    for path in ["/v1/kv/k", "/v1/kv?prefix=k"] {
+        cluster.http.get(cluster.addr(3), path).await.error(500, "corrupt");
+    }
+    let mut maintenance = client.clone();
+    maintenance.hash_kv(pb::HashKvRequest { revision: 0 }).await.unwrap();
+
+    for kind in [pb::AlarmType::Corrupt, pb::AlarmType::Nospace] {
+        alarms(&client, AlarmAction::Deactivate, 3, kind).await;
+    }
+    cluster.put(3, "k", "v").await.ok();
+    keys.range(range(false)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downgrades_are_told_as_by_an_etcd_without_any() {
     let cluster = with_grpc().form(1).await;
     let mut client = maintenance_client(&cluster, 1).await;
-    let alarm = |action: AlarmAction, alarm: pb::AlarmType| pb::AlarmRequest {
-        action: action.into(),
-        member_id: 0,
-        alarm: alarm.into(),
-    };
-    for request in [
-        alarm(AlarmAction::Get, pb::AlarmType::None),
-        alarm(AlarmAction::Get, pb::AlarmType::Nospace),
-        alarm(AlarmAction::Deactivate, pb::AlarmType::Nospace),
-        alarm(AlarmAction::Activate, pb::AlarmType::None),
-    ] {
-        let answer = client.alarm(request).await.unwrap().into_inner();
-        assert!(answer.header.is_some() && answer.alarms.is_empty());
-    }
-    let raised = client.alarm(alarm(AlarmAction::Activate, pb::AlarmType::Nospace)).await.unwrap_err();
-    assert_eq!(raised.code(), Code::Unimplemented);
     assert_eq!(client.defragment(pb::DefragmentRequest {}).await.unwrap().into_inner().header, None);
     let to = |action: DowngradeAction, version: &str| pb::DowngradeRequest {
         action: action.into(),

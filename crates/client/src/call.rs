@@ -393,6 +393,11 @@ fn judge<T>(call: &Call, status: StatusCode, parts: ErrorParts, retry_after: Opt
             revision: parts.integer("revision"),
             message,
         }),
+        // Certainly not carried out, and no other node would; it ends by an operator's hand.
+        "no_space" | "corrupt" => {
+            let status = status.as_u16();
+            Attempt::Final(Error::Api { status, code: parts.code, message, details: parts.details })
+        }
         "outcome_unknown" => Attempt::Lost { error: Error::OutcomeUnknown { message }, retry_after },
         "timeout" => {
             let error = Error::Timeout { message, details: parts.details };

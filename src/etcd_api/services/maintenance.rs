@@ -1,7 +1,7 @@
 //! The maintenance service: state, hashes, leadership and snapshots of the node that is asked.
 //!
-//! There are no alarms, and nothing to defragment: space that is no longer needed is given back
-//! by itself. Hashes are of the history of changes, and comparable between nodes alone.
+//! Alarms are of the whole cluster: whoever is asked raises, disarms and lists them. There is
+//! nothing to defragment: space that is no longer needed is given back by itself. Hashes are of the history of changes, and comparable between nodes alone.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::cluster::authorize;
 use super::{Context, snapshot, status};
+use crate::command::{Alarm, AlarmKind};
 use crate::error::Error;
 use crate::etcd_api::ETCD_LEVEL;
 
@@ -29,6 +30,22 @@ impl MaintenanceService {
         Self { context }
     }
 
+    /// The revision, and the raised alarms of `kind`, or all of them.
+    async fn alarms(&self, kind: Option<AlarmKind>) -> Result<(i64, Vec<Alarm>), Status> {
+        let listed = self.context.service().alarms().await;
+        let (revision, mut alarms) = listed.map_err(|error| status::of(&error))?;
+        alarms.retain(|alarm| kind.is_none_or(|kind| alarm.kind == kind));
+        Ok((revision, alarms))
+    }
+
+    /// Raises or disarms `alarm`. Answers the revision, and the alarm if it is or was raised.
+    async fn set_alarm(&self, alarm: Alarm, action: AlarmAction) -> Result<(i64, Vec<Alarm>), Status> {
+        let raised = action == AlarmAction::Activate;
+        let set = self.context.service().set_alarm(alarm, raised).await;
+        let (revision, was_raised) = set.map_err(|error| status::of(&error))?;
+        Ok((revision, if raised || was_raised { vec![alarm] } else { Vec::new() }))
+    }
+
     /// Checks a downgrade to `version`; answers the version that the cluster has.
     fn downgrade_to(version: &str) -> Result<String, Status> {
         let target = minor_version(version)
@@ -39,6 +56,29 @@ impl MaintenanceService {
         }
         Ok(format!("{major}.{minor}"))
     }
+}
+
+/// What a client calls an alarm; none is any or no alarm.
+fn alarm_kind(alarm: i32) -> Result<Option<AlarmKind>, Status> {
+    match pb::AlarmType::try_from(alarm) {
+        Ok(pb::AlarmType::None) => Ok(None),
+        Ok(pb::AlarmType::Nospace) => Ok(Some(AlarmKind::NoSpace)),
+        Ok(pb::AlarmType::Corrupt) => Ok(Some(AlarmKind::Corrupt)),
+        Err(_) => Err(Status::invalid_argument("etcdserver: unknown alarm")),
+    }
+}
+
+fn alarm_member(Alarm { kind, member }: Alarm) -> pb::AlarmMember {
+    let alarm = match kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+    };
+    pb::AlarmMember { member_id: member, alarm: alarm.into() }
+}
+
+/// An alarm among the errors of a status: the message's text form, which leaves a zero out.
+fn alarm_text(Alarm { kind, member }: Alarm) -> String {
+    if member == 0 { format!("alarm:{kind}") } else { format!("memberID:{member} alarm:{kind}") }
 }
 
 /// Major and minor of a version of two or three numbers, the last perhaps with more behind it.
@@ -64,20 +104,33 @@ fn fold(hash: u64) -> u32 {
 #[tonic::async_trait]
 impl Maintenance for MaintenanceService {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
-        let request = request.into_inner();
-        let raises = request.action == i32::from(AlarmAction::Activate)
-            && request.alarm != i32::from(pb::AlarmType::None);
-        if raises {
-            return Err(Status::unimplemented("etcdserver: alarms are not supported and can't be raised"));
-        }
-        let header = Some(self.context.header_now());
-        Ok(Response::new(pb::AlarmResponse { header, alarms: Vec::new() }))
+        let pb::AlarmRequest { action, member_id: member, alarm } = *request.get_ref();
+        let action =
+            AlarmAction::try_from(action).map_err(|_| Status::unknown("etcdserver: unknown method"))?;
+        let kind = alarm_kind(alarm)?;
+        let (revision, alarms) = match (action, kind) {
+            (AlarmAction::Get, kind) => self.alarms(kind).await?,
+            (AlarmAction::Activate | AlarmAction::Deactivate, kind) => {
+                authorize(&self.context, request.metadata())?;
+                match kind {
+                    Some(kind) => self.set_alarm(Alarm { kind, member }, action).await?,
+                    // No alarm is none to be raised or disarmed.
+                    None => (self.context.service().revision(), Vec::new()),
+                }
+            }
+        };
+        let header = Some(self.context.header(revision));
+        Ok(Response::new(pb::AlarmResponse {
+            header,
+            alarms: alarms.into_iter().map(alarm_member).collect(),
+        }))
     }
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let mine = self.context.service().status();
         let bytes = i64::try_from(mine.data_bytes).unwrap_or(i64::MAX);
-        let no_leader = || vec!["etcdserver: no leader".to_owned()];
+        let no_leader = mine.leader_id.is_none().then(|| "etcdserver: no leader".to_owned());
+        let alarms = self.context.service().known_alarms();
         Ok(Response::new(pb::StatusResponse {
             header: Some(self.context.header_now()),
             version: ETCD_LEVEL.to_owned(),
@@ -86,7 +139,7 @@ impl Maintenance for MaintenanceService {
             raft_index: mine.committed_index.unwrap_or(0),
             raft_term: mine.term,
             raft_applied_index: mine.applied_index.unwrap_or(0),
-            errors: mine.leader_id.map_or_else(no_leader, |_| Vec::new()),
+            errors: no_leader.into_iter().chain(alarms.into_iter().map(alarm_text)).collect(),
             // Nothing of it waits for a defragmentation.
             db_size_in_use: bytes,
             is_learner: mine.role == "learner",
@@ -204,6 +257,14 @@ mod tests {
             assert_eq!(refusal.message(), "etcdserver: wrong downgrade target version format", "{version:?}");
             assert_eq!(refusal.code(), tonic::Code::InvalidArgument);
         }
+    }
+
+    #[test]
+    fn alarms_are_told_among_errors_as_messages_are_printed() {
+        let text = |kind, member| alarm_text(Alarm { kind, member });
+        assert_eq!(text(AlarmKind::NoSpace, 7), "memberID:7 alarm:NOSPACE");
+        assert_eq!(text(AlarmKind::Corrupt, 0), "alarm:CORRUPT");
+        assert_eq!(alarm_kind(3).unwrap_err().code(), tonic::Code::InvalidArgument);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) fn of(error: &Error) -> Status {
             (Code::InvalidArgument, "etcdserver: too many operations in txn request")
         }
         Error::AnswerTooLarge { .. } => return ours(Code::ResourceExhausted, error),
+        Error::NoSpace { .. } => (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+        Error::Corrupt { .. } => (Code::DataLoss, "etcdserver: corrupt cluster"),
         Error::AnswerLost { .. } => return ours(Code::DataLoss, error),
         Error::Compacted { .. } => {
             (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted")

@@ -171,7 +171,8 @@ impl State {
             | Write::LeaseGrant { .. }
             | Write::LeaseRevoke { .. }
             | Write::LeaseRenew { .. }
-            | Write::LeaseTick { .. } => panic!("the HTTP API makes no such write"),
+            | Write::LeaseTick { .. }
+            | Write::Alarm { .. } => panic!("the HTTP API makes no such write"),
         };
         if self.revision == next {
             self.recent.0.push(self.events(next));
@@ -194,7 +195,8 @@ impl State {
             | Write::LeaseGrant { .. }
             | Write::LeaseRevoke { .. }
             | Write::LeaseRenew { .. }
-            | Write::LeaseTick { .. } => 0,
+            | Write::LeaseTick { .. }
+            | Write::Alarm { .. } => 0,
         };
         let holds = command.condition.is_none_or(|condition| match condition {
             Condition::ModRevision(wanted) => wanted == mod_revision,

@@ -7,6 +7,7 @@ use super::*;
 use crate::engine::EngineOptions;
 use crate::mvcc::Store;
 
+mod alarms;
 mod leases;
 
 const TERM: u64 = 3;

@@ -24,6 +24,10 @@ fn commands() -> impl Strategy<Value = Command> {
         3 => (key(), vec(any::<u8>(), 0..50), 0..3_i64)
             .prop_map(|(key, value, lease)| Write::Put { key, value: value.into(), lease }),
         1 => key().prop_map(|key| Write::Delete { key }),
+        1 => (any::<bool>(), 0..2_u64, 0..3_u8).prop_map(|(corrupt, member, dice)| {
+            let kind = if corrupt { AlarmKind::Corrupt } else { AlarmKind::NoSpace };
+            Write::Alarm { kind, member, raised: dice == 0 }
+        }),
     ];
     let condition = proptest::option::of(prop_oneof![
         (0..20_i64).prop_map(Condition::ModRevision),

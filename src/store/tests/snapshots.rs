@@ -166,6 +166,31 @@ async fn an_installation_replaces_all_of_the_state_and_can_be_passed_on() {
 }
 
 #[tokio::test]
+async fn a_snapshot_carries_the_raised_alarms() {
+    let alarm = Alarm { kind: AlarmKind::NoSpace, member: 3 };
+    let Alarm { kind, member } = alarm;
+    let set = |index, raised| normal(index, &Command::of(Write::Alarm { kind, member, raised }));
+    let source = Node::new();
+    source.apply_to(20).await;
+    apply(&source.store, [set(21, true)]).await;
+
+    let node = Node::new();
+    node.install(source.build().await).await.unwrap();
+    let hash = node.hash();
+    for node in [&node, &source] {
+        assert_eq!(node.store.store().alarms(), [alarm]);
+        apply(&node.store, [normal(22, &Command::put("k", "v"))]).await;
+        assert_eq!(node.hash(), hash, "nothing is stored");
+    }
+    assert_same(&node.dump(), &source.dump());
+
+    let node = node.restart();
+    assert_eq!(node.store.store().alarms(), [alarm]);
+    apply(&node.store, [set(23, false), normal(24, &Command::put("k", "v"))]).await;
+    assert_eq!((node.store.store().alarms(), node.hash().0), (Vec::new(), hash.0 + 1));
+}
+
+#[tokio::test]
 async fn readers_keep_the_state_that_they_hold_and_its_files_go_after_them() {
     let node = Node::new();
     node.apply_to(100).await;

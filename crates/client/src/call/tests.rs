@@ -75,6 +75,16 @@ async fn lost_write_without_a_key_is_sent_once_and_its_outcome_is_unknown() {
 }
 
 #[tokio::test]
+async fn write_that_an_alarm_forbids_is_not_repeated_and_certainly_did_not_happen() {
+    for (status, code) in [(507, "no_space"), (500, "corrupt")] {
+        let node = Scripted::steps([Step::error(status, code), written()]).await;
+        let outcome = client(&[node.addr()], SHORT).put("k", "v", keyed()).await;
+        assert!(matches!(&outcome, Err(Error::Api { code: found, .. }) if found == code), "{outcome:?}");
+        assert_eq!(node.requests().len(), 1, "{code}");
+    }
+}
+
+#[tokio::test]
 async fn lost_write_with_a_key_is_repeated_with_the_same_key() {
     for step in [Step::Close, Step::Hang, Step::error(504, "outcome_unknown"), Step::error(500, "internal")] {
         let node = Scripted::steps([step.clone()]).await;
