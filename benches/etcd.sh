@@ -246,7 +246,7 @@ compare() {
         cells=
         for number in "${!SERVERS[@]}"; do
             files=("$WORK/$1-$number-"*.json)
-            if [[ -e ${files[0]} ]]; then cells+=" | $(median_of ".$name" "${files[@]}")"; else cells+=' |'; fi
+            if [[ -e ${files[0]} ]]; then cells+=" | $(median_of ".$name" "${files[@]}" | awk '{printf "%.10g", $1}')"; else cells+=' |'; fi
         done
         echo "| $name$cells |"
     done <"$WORK/names"

@@ -37,6 +37,11 @@ pub const JSON_STREAM: &str = "application/vnd.kvorum.raft-stream+json";
 /// value of more than half of this.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 
+/// Room that is made for the items of a list before they are read.
+const MAX_RESERVED_ITEMS: usize = 1024;
+/// Room that is made for the rest of a frame before it has arrived, in bytes.
+const MAX_RESERVED_BYTES: usize = 1 << 20;
+
 /// Header: the sender's cluster, 16 hexadecimal digits.
 pub const HEADER_CLUSTER: &str = "x-kvorum-cluster";
 /// Header: the sender's node id.
@@ -109,6 +114,15 @@ fn read_log_id_option(r: &mut Reader) -> Result<Option<LogId>, DecodeError> {
     r.option("log id", read_log_id)
 }
 
+/// For how many of the `count` items of a list room is made before they are read.
+///
+/// The count is the sender's word, and an item takes many times the memory of the
+/// byte that could stand for it: room for as many as there are bytes in a large
+/// message would be gigabytes.
+fn reserved(count: usize, r: &Reader) -> usize {
+    count.min(r.remaining()).min(MAX_RESERVED_ITEMS)
+}
+
 impl Message for VoteRequest<TypeConfig> {
     fn put(&self, out: &mut Vec<u8>) {
         put_vote(out, &self.vote);
@@ -156,8 +170,7 @@ impl Message for AppendEntriesRequest<TypeConfig> {
         let prev_log_id = read_log_id_option(r)?;
         let leader_commit = read_log_id_option(r)?;
         let count = r.u32("entry count")? as usize;
-        // The count is the sender's word: reserve no more than the input can hold.
-        let mut entries = Vec::with_capacity(count.min(r.remaining()));
+        let mut entries = Vec::with_capacity(reserved(count, r));
         for _ in 0..count {
             entries.push(read_entry(r)?);
         }
@@ -344,7 +357,7 @@ impl Message for SnapshotFrame {
                 let last_log_id = read_log_id_option(r)?;
                 let last_membership = read_stored_membership(r)?;
                 let count = r.u32("file count")? as usize;
-                let mut files = Vec::with_capacity(count.min(r.remaining()));
+                let mut files = Vec::with_capacity(reserved(count, r));
                 for _ in 0..count {
                     files.push(SnapshotFile { name: r.string("file name")?, size: r.u64("file size")? });
                 }
@@ -417,7 +430,8 @@ impl FrameDecoder {
                     return Err(WireError::FrameTooLarge(length));
                 }
                 if self.buffer.len() < 4 + length {
-                    self.buffer.reserve(4 + length - self.buffer.len());
+                    // The length is the sender's word; what arrives makes its own room.
+                    self.buffer.reserve((4 + length - self.buffer.len()).min(MAX_RESERVED_BYTES));
                     return Ok(None);
                 }
                 self.buffer.advance(4);

@@ -122,3 +122,15 @@ fn a_frame_beyond_the_limit_is_refused_before_it_is_buffered() {
     decoder.push(&u32::MAX.to_le_bytes());
     assert!(matches!(decoder.next_frame::<SnapshotFrame>(), Err(WireError::FrameTooLarge(_))));
 }
+
+#[test]
+fn a_claimed_length_or_count_makes_little_room() {
+    let mut decoder = FrameDecoder::new(Encoding::Binary);
+    decoder.push(&u32::try_from(MAX_FRAME_BYTES).unwrap().to_le_bytes());
+    assert!(decoder.next_frame::<SnapshotFrame>().unwrap().is_none());
+    assert!(decoder.buffer.capacity() <= 2 * MAX_RESERVED_BYTES, "{}", decoder.buffer.capacity());
+    let large = Reader::new(vec![0; 1 << 20].into());
+    assert_eq!(reserved(u32::MAX as usize, &large), MAX_RESERVED_ITEMS);
+    assert_eq!(reserved(7, &large), 7);
+    assert_eq!(reserved(7, &Reader::new(Bytes::new())), 0);
+}
