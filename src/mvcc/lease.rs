@@ -85,20 +85,40 @@ impl WriteSession<'_> {
     pub fn remove_lease(&mut self, id: i64) {
         self.batch.delete(self.families.leases, &schema::lease_key(id));
         self.leases.insert(id, None);
+        self.swept.insert(id, None);
         self.committed.leases.push(LeaseChange::Removed(id));
+    }
+
+    /// Says that the lease `id` takes no more keys and has none up to `key`: they are not looked
+    /// for again. Whoever says so or does not finds the same keys, only faster.
+    pub fn lease_keys_are_gone(&mut self, id: i64, key: Bytes) {
+        self.swept.insert(id, Some(key));
+    }
+
+    /// Up to which key the lease has none.
+    fn swept(&self, id: i64) -> Option<Bytes> {
+        match self.swept.get(&id) {
+            Some(swept) => swept.clone(),
+            None => self.shared.swept.lock().get(&id).cloned(),
+        }
     }
 
     /// Keys that are attached to the lease `id` now, in order: at most `limit`.
     pub fn lease_keys(&self, id: i64, limit: usize) -> Result<Vec<Bytes>, StorageError> {
+        let swept = self.swept(id);
+        let from = match &swept {
+            Some(key) => Bound::Excluded((id, key.clone())),
+            None => Bound::Included((id, Bytes::new())),
+        };
         let changed: BTreeMap<&[u8], bool> = self
             .attachments
-            .range((Bound::Included((id, Bytes::new())), Bound::Unbounded))
+            .range((from, Bound::Unbounded))
             .take_while(|((lease, _), _)| *lease == id)
             .map(|((_, key), attached)| (key.as_ref(), *attached))
             .collect();
         let mut added = changed.iter().filter(|(_, attached)| **attached).map(|(key, _)| *key).peekable();
         let mut keys: Vec<Bytes> = Vec::new();
-        walk_attachments(self.shared, id, None, |stored| {
+        walk_attachments(self.shared, id, swept.as_deref(), |stored| {
             while keys.len() < limit
                 && let Some(key) = added.next_if(|key| *key < stored)
             {
@@ -147,6 +167,22 @@ impl WriteSession<'_> {
             schema::attachment_key(&mut stored, to, key);
             self.batch.put(self.families.lease_keys, &stored, &[]);
             self.attachments.insert((to, key.clone()), true);
+        }
+    }
+}
+
+impl Shared {
+    /// Takes over what a batch that was committed has said.
+    pub(super) fn note_swept(&self, swept: BTreeMap<i64, Option<Bytes>>) {
+        if swept.is_empty() {
+            return;
+        }
+        let mut known = self.swept.lock();
+        for (id, key) in swept {
+            match key {
+                Some(key) => known.insert(id, key),
+                None => known.remove(&id),
+            };
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The store as a whole: opening it, where it is, and its upkeep.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +36,9 @@ pub(super) struct Shared {
     committing: AtomicI64,
     /// The alarms that are raised as of the last visible batch.
     pub(super) alarms: ArcSwap<Alarms>,
+    /// Up to which key leases have none any more, of those that take none and have too many to
+    /// lose at once. What was removed stays in the way of a scan for some time.
+    pub(super) swept: Mutex<BTreeMap<i64, Bytes>>,
     turnstile: Turnstile,
 }
 
@@ -77,6 +81,7 @@ impl Store {
                 head: ArcSwap::from_pointee(head),
                 committing: AtomicI64::new(head.revision),
                 alarms: ArcSwap::from_pointee(alarms),
+                swept: Mutex::default(),
                 turnstile: Turnstile::default(),
             }),
         }

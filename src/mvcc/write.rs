@@ -51,6 +51,8 @@ pub struct WriteSession<'a> {
     pub(super) leases: BTreeMap<i64, Option<Lease>>,
     /// Attachments of keys to leases that were made or undone.
     pub(super) attachments: BTreeMap<(i64, Bytes), bool>,
+    /// Up to which key leases have none any more; `None` once the lease is gone.
+    pub(super) swept: BTreeMap<i64, Option<Bytes>>,
     /// Where the lease clock stands, if it was moved.
     pub(super) lease_clock: Option<u64>,
     /// The raised alarms, if a command set any.
@@ -99,6 +101,7 @@ impl<'a> WriteSession<'a> {
             dedup: BTreeMap::new(),
             leases: BTreeMap::new(),
             attachments: BTreeMap::new(),
+            swept: BTreeMap::new(),
             lease_clock: None,
             alarms: None,
             joined: None,
@@ -333,6 +336,7 @@ impl<'a> WriteSession<'a> {
         }
         self.batch.put(self.families.meta, HEAD_CELL, &self.head.encode());
         self.shared.commit(self.batch, self.head, self.alarms)?;
+        self.shared.note_swept(self.swept);
         Ok(self.committed)
     }
 }

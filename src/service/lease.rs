@@ -6,7 +6,7 @@
 //! was confirmed. (That time passes is the business of `lessor`.)
 
 use std::sync::Weak;
-use std::time::Instant as StdInstant;
+use std::time::{Duration, Instant as StdInstant};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -24,6 +24,10 @@ use crate::store::MAX_ANSWER_BYTES;
 pub const MAX_LEASE_TTL: i64 = 9_000_000_000;
 /// How often another id is drawn when the one that was drawn is in use.
 const ID_DRAWS: usize = 8;
+/// How long a caller may wait for the end of a lease with very many keys.
+const LONGEST_REVOCATION: Duration = Duration::from_secs(60);
+/// How often it is asked for meanwhile, which tells whether there still is a leader.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Attached keys that are read at once.
 const KEYS_PAGE: usize = 1_000;
 
@@ -105,7 +109,7 @@ impl Service {
     /// [`Error::LeaseNotFound`], [`Error::StillRunning`] when it has ended and its
     /// many keys are still being removed, and as [`Self::write`].
     pub async fn lease_revoke(&self, id: i64) -> Result<i64, Error> {
-        let deadline = Instant::now() + self.inner.options.request_timeout;
+        let deadline = Instant::now() + LONGEST_REVOCATION;
         let mut ended = None;
         loop {
             match self.write(Command::of(Write::LeaseRevoke { id })).await {
@@ -125,6 +129,10 @@ impl Service {
                 },
                 Err(error) => return Err(error),
             }
+            // The leader goes on with it, no faster than others' writes allow.
+            let mut applied = self.inner.store.watch_applied();
+            let gone = applied.wait_for(|_| self.inner.store.leases().get(id).is_none());
+            let _ = tokio::time::timeout(ASK_AGAIN, gone).await;
             if Instant::now() >= deadline {
                 return Err(Error::StillRunning(format!(
                     "lease {id} has ended; its keys are still being removed, which goes on by itself"

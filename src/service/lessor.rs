@@ -18,13 +18,20 @@ use super::lease_clock::{LeaseClock, Step};
 use crate::command::{AlarmKind, Command, OutcomeResult, Write};
 use crate::openraft_network::forward::ForwardError;
 use crate::store::lease_table::Upcoming;
-use crate::store::{LeaseTable, MAX_LEASES_ENDED};
+use crate::store::{KEYS_IN_PART, LeaseTable, MAX_LEASES_ENDED};
 
 /// How long to wait after something did not work.
 const RETRY: Duration = Duration::from_millis(200);
 /// Bounds of the pause after a command that ended leases: others' writes get at
 /// least as much time as that took.
 const BREATHER: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+/// Fewest leases that a command names, which is where a reign begins.
+const LEAST_NAMED: usize = 100;
+/// How long others' writes may be held up by a command that ends leases: above, the
+/// next one names half as many, and far below, twice as many.
+const HOLD_UP: Duration = Duration::from_millis(12);
+/// What removing a part of the many keys of a lease counts for, in leases.
+const PART_WEIGHT: usize = KEYS_IN_PART / 2;
 
 /// What the lessor needs of its node.
 pub(super) trait Leader: Send + Sync {
@@ -59,7 +66,14 @@ pub(super) async fn run<L: Leader>(
         let reign =
             view.wait_for(|view| view.state == ServerState::Leader).await.map(|view| Reign::of(&view));
         let Ok(Some(reign)) = reign else { return };
-        let mut lessor = Lessor { node: &node, view: &mut view, work: &work, reign };
+        let mut lessor = Lessor {
+            node: &node,
+            view: &mut view,
+            work: &work,
+            reign,
+            share: LEAST_NAMED,
+            usual: Duration::ZERO,
+        };
         if lessor.lead().await.is_err() {
             return;
         }
@@ -86,6 +100,10 @@ struct Lessor<'a, F> {
     view: &'a mut watch::Receiver<View>,
     work: &'a Notify,
     reign: Reign,
+    /// How many leases the next command names at most.
+    share: usize,
+    /// How long the last command took that ended nothing.
+    usual: Duration,
 }
 
 impl<L: Leader, F: Fn() -> Option<L> + Send> Lessor<'_, F> {
@@ -131,31 +149,43 @@ impl<L: Leader, F: Fn() -> Option<L> + Send> Lessor<'_, F> {
             }
             Step::Tick(time) => {
                 clock.proposing(now);
-                Ok(self.tick(&self.node()?, time, Vec::new()).await)
+                let ticked = self.tick(&self.node()?, time, Vec::new()).await;
+                self.usual = now.elapsed();
+                Ok(ticked)
             }
             Step::Expire(time) => {
                 clock.proposing(now);
                 let ended = self.end_due(&self.node()?, time).await;
-                if ended.is_ok() {
+                if let Ok(cost) = ended {
                     let (least, most) = BREATHER;
-                    self.pause(now.elapsed().clamp(least, most)).await?;
+                    self.pause(cost.clamp(least, most)).await?;
                 }
-                Ok(ended)
+                Ok(ended.map(drop))
             }
         }
     }
 
-    /// Ends a part of the leases that are due at `time`.
-    async fn end_due(&self, node: &L, time: u64) -> Result<(), ForwardError> {
+    /// Ends a part of the leases that are due at `time`. Answers what that took on top of any
+    /// other command.
+    async fn end_due(&mut self, node: &L, time: u64) -> Result<Duration, ForwardError> {
         // A leader that nobody follows any more had better leave its leases alone.
         node.confirm().await?;
         let leases = node.leases();
-        let due = leases.due(time, MAX_LEASES_ENDED);
+        let due = leases.due(time, self.share);
         // Last: clients take them for gone already.
-        let ending = leases.ending(MAX_LEASES_ENDED - due.len());
-        self.tick(node, time, [due.as_slice(), &ending].concat()).await?;
+        let parts = (self.share - due.len()) / PART_WEIGHT;
+        let ending = leases.ending(parts);
+        let named = due.iter().chain(ending.iter().cycle().take(parts)).copied().collect();
+        let began = Instant::now();
+        self.tick(node, time, named).await?;
+        let cost = began.elapsed().saturating_sub(self.usual);
+        if cost > HOLD_UP {
+            self.share = (self.share / 2).max(LEAST_NAMED);
+        } else if cost < HOLD_UP / 3 {
+            self.share = (self.share * 2).min(MAX_LEASES_ENDED);
+        }
         node.count_expired(due.iter().filter(|id| leases.get(**id).is_none_or(|lease| lease.ending)).count());
-        Ok(())
+        Ok(cost)
     }
 
     async fn tick(&self, node: &L, time: u64, expired: Vec<i64>) -> Result<(), ForwardError> {

@@ -29,9 +29,12 @@ const MAX_TOKENS: u64 = 1 << 20;
 const CLEARED_PER_COMMAND: usize = 8;
 
 /// How many keys of leases one command removes at most, so that a lease with a
-/// million keys never makes other writes wait.
+/// million keys never makes other writes wait. A lease that has no more loses them
+/// at one revision.
 const MAX_KEYS_REVOKED: usize = 1_000;
-/// How many leases one command ends at most, for the same reason.
+/// How many keys a lease that has more loses each time that it is named.
+pub const KEYS_IN_PART: usize = 100;
+/// How many leases one command names at most, for the same reason.
 pub const MAX_LEASES_ENDED: usize = 500;
 /// The shortest time to live, in seconds. A shorter one could end during an
 /// election.
@@ -235,22 +238,35 @@ fn revoke(session: &mut WriteSession<'_>, id: i64) -> Result<OutcomeResult, Stor
     let Some(lease) = session.lease(id)? else {
         return Ok(OutcomeResult::Rejected(Rejection::LeaseNotFound { id }));
     };
-    let removed = end_lease(session, lease, MAX_KEYS_REVOKED)?;
-    Ok(OutcomeResult::LeaseRevoked { more: removed.is_none() })
+    let ended = end_lease(session, lease, MAX_KEYS_REVOKED)?;
+    Ok(OutcomeResult::LeaseRevoked { more: !matches!(ended, Ended::Whole { .. }) })
 }
 
-/// Ends a lease and removes its keys, at most `limit` of them, at one revision.
-/// Answers how many there were; if there are more, the lease stays as one that is
-/// ending, and the answer is none.
-fn end_lease(
-    session: &mut WriteSession<'_>,
-    lease: Lease,
-    limit: usize,
-) -> Result<Option<usize>, StorageError> {
-    let mut keys = session.lease_keys(lease.id, limit.saturating_add(1))?;
-    let is_last = keys.len() <= limit;
-    keys.truncate(limit);
+/// How far a lease was ended.
+enum Ended {
+    /// It is gone, with so many keys.
+    Whole { keys: usize },
+    /// It has ended and lost so many keys of more.
+    Part { keys: usize },
+    /// It is as it was: its keys are more than there was room for.
+    NotNow,
+}
+
+/// Ends a lease and removes its keys at one revision, if they are no more than
+/// `room`. If they are more than any command may remove, the lease stays as one
+/// that is ending, and loses a part of them.
+fn end_lease(session: &mut WriteSession<'_>, lease: Lease, room: usize) -> Result<Ended, StorageError> {
+    let most = if lease.ending { room.min(KEYS_IN_PART) } else { room };
+    let mut keys = session.lease_keys(lease.id, most.saturating_add(1))?;
+    let is_last = keys.len() <= most;
+    if !is_last {
+        if !lease.ending && room < MAX_KEYS_REVOKED {
+            return Ok(Ended::NotNow);
+        }
+        keys.truncate(most.min(KEYS_IN_PART));
+    }
     let count = keys.len();
+    let last = keys.last().cloned();
     session.at_one_revision(|session| {
         for key in keys {
             session.delete(key)?;
@@ -259,12 +275,15 @@ fn end_lease(
     })?;
     if is_last {
         session.remove_lease(lease.id);
-        return Ok(Some(count));
+        return Ok(Ended::Whole { keys: count });
     }
     if !lease.ending {
         session.set_lease(Lease { ending: true, ..lease });
     }
-    Ok(None)
+    if let Some(last) = last {
+        session.lease_keys_are_gone(lease.id, last);
+    }
+    Ok(Ended::Part { keys: count })
 }
 
 fn renew(session: &mut WriteSession<'_>, ids: &[i64]) -> Result<OutcomeResult, StorageError> {
@@ -285,7 +304,7 @@ fn renew(session: &mut WriteSession<'_>, ids: &[i64]) -> Result<OutcomeResult, S
 
 /// Moves the lease clock on, never back, and ends those of `expired` that have
 /// expired by it, within the bounds of one command; the leader asks again for the
-/// rest.
+/// rest. A lease with very many keys may be named several times.
 fn tick(session: &mut WriteSession<'_>, clock: u64, expired: &[i64]) -> Result<(), StorageError> {
     let before = session.lease_clock()?;
     let clock = clock.max(before);
@@ -302,8 +321,11 @@ fn tick(session: &mut WriteSession<'_>, clock: u64, expired: &[i64]) -> Result<(
         let due = session.lease(*id)?.filter(|lease| lease.ending || lease.expires_at <= clock);
         let Some(lease) = due else { continue };
         match end_lease(session, lease, room)? {
-            Some(count) => room -= count,
-            None => break,
+            Ended::Whole { keys } | Ended::Part { keys } => room -= keys,
+            Ended::NotNow => break,
+        }
+        if room == 0 {
+            break;
         }
     }
     Ok(())

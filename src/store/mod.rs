@@ -23,7 +23,7 @@ mod log_writer;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{MAX_ANSWER_BYTES, MAX_LEASES_ENDED};
+pub use apply::{KEYS_IN_PART, MAX_ANSWER_BYTES, MAX_LEASES_ENDED};
 pub use lease_table::LeaseTable;
 pub use log_metrics::LogMetrics;
 pub use log_store::{FatalHook, LogOptions, LogReader, RocksLogStore, exit_on_failure};

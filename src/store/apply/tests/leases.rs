@@ -111,16 +111,51 @@ fn a_lease_with_very_many_keys_ends_at_once_and_loses_them_bit_by_bit() {
     grant(&machine, 7, 60);
     attach_many(&machine, 7, 2 * MAX_KEYS_REVOKED + 1);
     assert_eq!(revoke(&machine, 7).result, OutcomeResult::LeaseRevoked { more: true });
-    assert_eq!(keys(&machine, 7).len(), MAX_KEYS_REVOKED + 1);
+    let left = 2 * MAX_KEYS_REVOKED + 1 - KEYS_IN_PART;
+    assert_eq!(keys(&machine, 7).len(), left);
     // It has ended for all but whoever removes the rest.
     assert_eq!(renew(&machine, &[7]), OutcomeResult::LeasesRenewed { ttls: vec![0] });
     assert_eq!(attach(&machine, "late", 7), no_lease(7));
     assert_eq!(grant(&machine, 7, 60), OutcomeResult::Rejected(Rejection::LeaseExists { id: 7 }));
-    machine.restart();
     tick(&machine, TERM, 1, &[7]);
-    assert_eq!(keys(&machine, 7).len(), 1);
-    tick(&machine, TERM, 2, &[7]);
+    assert_eq!(keys(&machine, 7).len(), left - KEYS_IN_PART);
+    machine.restart();
+    // A part for each time that it is named, and of all no more than a command may remove.
+    tick(&machine, TERM, 2, &[7, 7]);
+    let left = left - 3 * KEYS_IN_PART;
+    assert_eq!(keys(&machine, 7).len(), left);
+    tick(&machine, TERM, 3, &[7; 50]);
+    assert_eq!(keys(&machine, 7).len(), left - MAX_KEYS_REVOKED);
+    tick(&machine, TERM, 4, &[7; 50]);
     assert_eq!((keys(&machine, 7).len(), lease(&machine, 7)), (0, None));
+
+    // The same id begins anew, with keys that come before those.
+    grant(&machine, 7, 60);
+    attach(&machine, "a", 7);
+    assert_eq!(revoke(&machine, 7).result, OutcomeResult::LeaseRevoked { more: false });
+    assert_eq!(machine.value("a"), None);
+}
+
+#[test]
+fn a_lease_loses_its_keys_at_one_revision_unless_they_are_very_many() {
+    let machine = Machine::new();
+    for (id, prefix) in [(1, "a"), (2, "b")] {
+        grant(&machine, id, 2);
+        for part in 0..6 {
+            let put = |number| {
+                let key = Bytes::from(format!("{prefix}{part}{number:03}"));
+                Command::of(Write::Put { key, value: Bytes::new(), lease: id }).encode()
+            };
+            machine.batch(&(0..100).map(put).collect::<Vec<_>>());
+        }
+    }
+    let before = machine.store().revision();
+    tick(&machine, TERM, 9_000, &[1, 2]);
+    assert_eq!((machine.store().revision(), lease(&machine, 1)), (before + 1, None));
+    // There was no room for all of the second's, so it waits.
+    assert_eq!((lease(&machine, 2).map(|lease| lease.ending), keys(&machine, 2).len()), (Some(false), 600));
+    tick(&machine, TERM, 9_000, &[2]);
+    assert_eq!((machine.store().revision(), lease(&machine, 2)), (before + 2, None));
 }
 
 #[test]
@@ -139,7 +174,7 @@ fn one_command_ends_no_more_than_it_may() {
     attach(&machine, "one more", 2_002);
     tick(&machine, TERM, 9_000, &[2_001, 2_002]);
     assert_eq!(lease(&machine, 2_001), None);
-    assert_eq!(lease(&machine, 2_002).map(|lease| lease.ending), Some(true));
+    assert_eq!(lease(&machine, 2_002).map(|lease| lease.ending), Some(false));
     assert_eq!(keys(&machine, 2_002), ["one more"]);
 }
 
