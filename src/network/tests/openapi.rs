@@ -68,6 +68,8 @@ fn every_path_refuses_other_methods_with_the_list_of_its_own() {
             }
         }
         let target = path.replace("{id}", "1").replace("{key}", "k/l").replace("{file}", "x/y");
+        // What it answers when it is asked well has no end.
+        let target = if target == "/v1/watch" { "/v1/watch?only=neither".to_owned() } else { target };
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PURGE"] {
             let answer = t.call(method, &target, "");
             if allowed.contains(&method) {

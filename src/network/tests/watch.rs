@@ -102,20 +102,21 @@ fn a_client_that_comes_back_goes_on_behind_what_it_saw() {
 #[test]
 fn only_what_is_wanted_is_told() {
     let t = Fixture::new();
+    t.memory.put(b"before", b"");
     let mut puts = Stream::open(&t, "/v1/watch?only=put&progress=false", &[]);
     let mut deletes = Stream::open(&t, "/v1/watch?only=delete", &[]);
     for stream in [&mut puts, &mut deletes] {
-        stream.expect("created", 0, &json!({"revision": 0}));
+        stream.expect("created", 1, &json!({"revision": 1}));
     }
     t.call("PUT", "/v1/kv/%FF?lease=7", "v");
     t.call("DELETE", "/v1/kv/%FF", "");
     t.memory.put(b"last", b"");
-    let put = json!({"type": "put", "key_base64": "/w==", "value": "v", "create_revision": 1, "mod_revision": 1,
+    let put = json!({"type": "put", "key_base64": "/w==", "value": "v", "create_revision": 2, "mod_revision": 2,
         "version": 1, "lease": 7});
-    puts.expect("change", 1, &json!({"revision": 1, "events": [put]}));
-    let gone = json!({"type": "delete", "key_base64": "/w==", "mod_revision": 2});
-    deletes.expect("change", 2, &json!({"revision": 2, "events": [gone]}));
-    assert_eq!(puts.next().unwrap().1, Some(3));
+    puts.expect("change", 2, &json!({"revision": 2, "events": [put]}));
+    let gone = json!({"type": "delete", "key_base64": "/w==", "mod_revision": 3});
+    deletes.expect("change", 3, &json!({"revision": 3, "events": [gone]}));
+    assert_eq!(puts.next().unwrap().1, Some(4));
 }
 
 #[test]
@@ -163,11 +164,12 @@ fn what_makes_no_sense_is_refused_by_name() {
 #[test]
 fn watchers_take_no_place_of_a_request() {
     let t = Fixture::new();
+    t.memory.put(b"before", b"");
     let mut streams: Vec<_> = (0..100).map(|_| Stream::open(&t, "/v1/watch?key=a", &[])).collect();
     t.call("PUT", "/v1/kv/a", "v");
     for stream in &mut streams {
         assert_eq!(stream.next().unwrap().0, "created");
-        assert_eq!(stream.next().unwrap().1, Some(1));
+        assert_eq!(stream.next().unwrap().1, Some(2));
     }
 }
 
