@@ -125,6 +125,16 @@ pub struct RevisionEvents {
     pub events: Vec<Event>,
 }
 
+impl RevisionEvents {
+    /// Adds a change of `revision` behind `revisions`, of which none is later.
+    fn append(revisions: &mut Vec<Self>, revision: i64, event: Event) {
+        match revisions.last_mut().filter(|last| last.revision == revision) {
+            Some(last) => last.events.push(event),
+            None => revisions.push(Self { revision, events: vec![event] }),
+        }
+    }
+}
+
 /// A promise to keep the keys attached to it until its time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {

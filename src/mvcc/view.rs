@@ -171,10 +171,7 @@ impl Store {
             }
             let event = self.event(main, kind, key)?;
             bytes += event.bytes();
-            match revisions.last_mut().filter(|last| last.revision == main) {
-                Some(last) => last.events.push(event),
-                None => revisions.push(RevisionEvents { revision: main, events: vec![event] }),
-            }
+            RevisionEvents::append(&mut revisions, main, event);
         }
         // A compaction meanwhile may have taken undo images away.
         let oldest = self.shared.head().oldest();

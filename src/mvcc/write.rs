@@ -30,8 +30,8 @@ pub struct PutDone {
 /// What a batch changed, for those who follow along.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// Its revisions, in order.
-    pub revisions: Vec<RevisionEvents>,
+    /// Its revisions, in order, if they were [asked for](WriteSession::collect_events).
+    pub revisions: Option<Vec<RevisionEvents>>,
     /// Its changes of leases, in order.
     pub leases: Vec<LeaseChange>,
 }
@@ -205,6 +205,12 @@ impl<'a> WriteSession<'a> {
         check_readable(&self.head, at)
     }
 
+    /// Keeps what is changed from now on for [`Committed::revisions`], with what was
+    /// there before: memory for each change until the batch is committed.
+    pub fn collect_events(&mut self) {
+        self.committed.revisions.get_or_insert_default();
+    }
+
     /// Adds one change to the batch and to the hash chain.
     fn change(&mut self, kind: ChangeKind, key: &Bytes, previous: Option<&Record>, record: Option<&Record>) {
         let (revision, sub) = self.next_position();
@@ -245,16 +251,10 @@ impl<'a> WriteSession<'a> {
         }
         let lease_of = |record: Option<&Record>| record.map_or(0, |record| record.lease);
         self.move_attachment(key, lease_of(previous), lease_of(record));
-        self.remember(
-            revision,
-            Event { kind, key: key.clone(), record: record.cloned(), previous: previous.cloned() },
-        );
-    }
-
-    fn remember(&mut self, revision: i64, event: Event) {
-        match self.committed.revisions.last_mut().filter(|last| last.revision == revision) {
-            Some(last) => last.events.push(event),
-            None => self.committed.revisions.push(RevisionEvents { revision, events: vec![event] }),
+        if let Some(revisions) = &mut self.committed.revisions {
+            let event =
+                Event { kind, key: key.clone(), record: record.cloned(), previous: previous.cloned() };
+            RevisionEvents::append(revisions, revision, event);
         }
     }
 

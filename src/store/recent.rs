@@ -103,26 +103,35 @@ impl RecentEvents {
                 }
             }
             ring.revision = last;
-            // Within the lock: a follower that comes now either finds this revision
-            // or is told of it.
-            self.revision.send_if_modified(|revision| {
-                *revision = last;
-                ring.is_followed
-            });
+            self.announce(&ring);
         }
         drop(forgotten);
     }
 
-    /// Starts again behind a store that came to `revision` by other ways than
-    /// batches: whatever happened up to it has to be read there.
+    /// Starts again behind a store that came to `revision` without telling what
+    /// happened: whatever did up to it has to be read there.
     pub fn reset(&self, revision: i64) {
         let forgotten = {
             let mut ring = self.ring.lock();
             ring.revision = revision;
-            self.revision.send_replace(revision);
+            self.announce(&ring);
             ring.clear()
         };
         drop(forgotten);
+    }
+
+    /// Tells of the last revision. Within the lock: a follower that comes now either
+    /// finds it or is told of it.
+    fn announce(&self, ring: &Ring) {
+        self.revision.send_if_modified(|revision| {
+            *revision = ring.revision;
+            ring.is_followed
+        });
+    }
+
+    /// Whether anybody follows, so that changes are worth collecting.
+    pub fn is_followed(&self) -> bool {
+        self.ring.lock().is_followed
     }
 
     /// Says whether anybody follows. While nobody does, the ring stays empty and
@@ -225,7 +234,9 @@ mod tests {
     fn a_reset_forgets_and_moves_on() {
         let recent = followed(usize::MAX);
         recent.push(vec![put(2, 1)]);
+        let mut news = recent.subscribe();
         recent.reset(10);
+        assert!(news.has_changed().unwrap() && *news.borrow_and_update() == 10);
         assert_eq!((revisions(recent.since(10, 9)), revisions(recent.since(11, 9))), (None, Some(vec![])));
         recent.push(vec![put(11, 1)]);
         assert_eq!(revisions(recent.since(11, 9)), Some(vec![11]));
@@ -238,7 +249,7 @@ mod tests {
         let recent = RecentEvents::new(1, usize::MAX);
         let mut news = recent.subscribe();
         recent.push(vec![put(2, 1)]);
-        assert!(!news.has_changed().unwrap());
+        assert!(!recent.is_followed() && !news.has_changed().unwrap());
         assert_eq!((recent.bytes(), recent.revision()), (0, 2));
         recent.follow(true);
         recent.push(vec![put(3, 1)]);
@@ -247,5 +258,8 @@ mod tests {
         assert_eq!((revisions(recent.since(2, 9)), revisions(recent.since(3, 9))), (None, Some(vec![3])));
         recent.follow(false);
         assert_eq!((recent.bytes(), revisions(recent.since(3, 9))), (0, None));
+        recent.reset(4);
+        assert!(!news.has_changed().unwrap());
+        assert_eq!(revisions(recent.since(5, 9)), Some(vec![]));
     }
 }

@@ -150,8 +150,13 @@ struct Applying<'a> {
 }
 
 impl<'a> Applying<'a> {
-    fn new(store: &'a Store, applied: Applied) -> Self {
-        Self { session: store.begin(), applied, known_nodes: None, answers: Vec::new(), entries: 0 }
+    /// A batch on `store`; its changes are collected if somebody follows them.
+    fn new(store: &'a Store, applied: Applied, is_followed: bool) -> Self {
+        let mut session = store.begin();
+        if is_followed {
+            session.collect_events();
+        }
+        Self { session, applied, known_nodes: None, answers: Vec::new(), entries: 0 }
     }
 
     fn outcome(&self, result: OutcomeResult) -> Outcome {
@@ -335,7 +340,8 @@ impl StateMachineStore {
     fn commit_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> Result<(), StorageError> {
         let generation = self.shared.generation.load();
         let store = generation.store();
-        let mut applying = Applying::new(store, self.shared.applied.lock().clone());
+        let is_followed = self.shared.recent.is_followed();
+        let mut applying = Applying::new(store, self.shared.applied.lock().clone(), is_followed);
         for (entry, responder) in batch {
             let outcome = match &entry.payload {
                 EntryPayload::Normal(proposal) => match apply::decode(proposal)? {
@@ -344,7 +350,7 @@ impl StateMachineStore {
                             // What was applied so far must be the past first.
                             let applied = applying.applied.clone();
                             self.settle(applying)?;
-                            applying = Applying::new(store, applied);
+                            applying = Applying::new(store, applied, is_followed);
                         }
                         let term = entry.log_id.committed_leader_id().term;
                         let context = apply::Context { term, wants_answer: responder.is_some() };
@@ -386,9 +392,14 @@ impl StateMachineStore {
             put_stored_membership(&mut out, &applied.membership);
             session.set_meta(MEMBERSHIP, out);
         }
+        let revision = session.revision();
         let committed = session.commit()?;
         self.shared.leases.apply(&committed.leases);
-        self.shared.recent.push(committed.revisions);
+        match committed.revisions {
+            Some(revisions) => self.shared.recent.push(revisions),
+            // Whoever came to follow meanwhile finds it in the store.
+            None => self.shared.recent.reset(revision),
+        }
         if let Some(known_nodes) = known_nodes {
             *self.shared.known_nodes.lock() = known_nodes;
         }

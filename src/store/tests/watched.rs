@@ -73,6 +73,25 @@ async fn watchers_from_the_past_are_told_what_others_were_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn changes_that_nobody_followed_are_told_from_disk() {
+    let node = Node::new();
+    let hub = hub(&node);
+    node.apply_to(100).await;
+    assert_eq!((node.store.recent().bytes(), hub.counters().disk_reads), (0, 0));
+    let mut late = hub.session();
+    late.create(all(2)).unwrap();
+    let mut told = Vec::new();
+    assert_eq!(read(&mut late, &mut told).await, None);
+    let (before, reads) = (told.len(), hub.counters().disk_reads);
+    assert!(before > 0 && reads > 0);
+    node.apply_to(110).await;
+    assert_eq!(read(&mut late, &mut told).await, None);
+    assert!(told.len() > before && node.store.recent().bytes() > 0);
+    assert_eq!(hub.counters().disk_reads, reads, "what is followed comes from memory");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_watcher_goes_on_over_a_snapshot_or_learns_what_is_compacted() {
     for (before, after) in [(100, 140), (100, 900), (700, 720)] {
         let (leader, node) = (Node::new(), Node::new());
