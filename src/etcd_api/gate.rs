@@ -48,22 +48,6 @@ pub struct Traffic {
     max_places: usize,
 }
 
-impl Traffic {
-    /// Adds what is counted here to the node's figures.
-    pub fn figures(&self, out: &mut Figures) {
-        out.gauge(
-            "etcd_calls_in_flight",
-            "Simple calls of etcd's API that are being answered",
-            self.inflight(),
-        );
-        let counts = self.counts().into_iter().map(|of| {
-            let labels = vec![("method", of.method.to_owned()), ("code", format!("{:?}", of.code))];
-            (labels, of.count)
-        });
-        out.counters("etcd_calls", "Calls of etcd's API that have ended, streams included", counts);
-    }
-}
-
 /// How often a method has ended so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallCount {
@@ -109,6 +93,19 @@ impl Traffic {
             }
         }
         counts
+    }
+
+    /// Adds what is counted here to the node's figures.
+    pub fn figures(&self, out: &mut Figures) {
+        let inflight = "Simple calls of etcd's API that are being answered";
+        out.gauge("etcd_calls_in_flight", inflight, self.inflight());
+        let waiting = "Calls for locks and leadership that wait for others";
+        out.gauge("etcd_calls_waiting", waiting, self.waiting());
+        let counts = self.counts().into_iter().map(|of| {
+            let labels = vec![("method", of.method.to_owned()), ("code", format!("{:?}", of.code))];
+            (labels, of.count)
+        });
+        out.counters("etcd_calls", "Calls of etcd's API that have ended, streams included", counts);
     }
 
     fn count(&self, name: &str, code: Code) {
@@ -238,9 +235,8 @@ pub struct Gate<S> {
 }
 
 impl<S> Gate<S> {
-    /// A gate before `calls` that lets `max_inflight` simple calls through at a time, besides as
-    /// many that wait, of whose
-    /// bodies each 64 KiB may take `body_patience`.
+    /// A gate before `calls` that lets `max_inflight` simple calls through at a time, and as many
+    /// besides that wait. Each 64 KiB of their bodies may take `body_patience`.
     pub fn new(calls: S, max_inflight: usize, body_patience: Duration) -> Self {
         let traffic = Arc::new(Traffic::new(max_inflight));
         Self { calls, traffic, body_patience, closed: watch::Sender::new(false) }

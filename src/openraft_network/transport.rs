@@ -31,6 +31,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A request body: one piece or a stream.
 pub type PeerBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
+/// The target of a call to whichever node is at an address; no node has this id.
+pub const ANY_NODE: NodeId = 0;
+
 /// What a connection is used for. Purposes never share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -149,8 +152,7 @@ impl Transport {
         self.inner.encoding
     }
 
-    /// Starts a POST and returns once the peer's response head is here. Without a
-    /// target (zero, which is no node's id) it is for whichever node is there.
+    /// Starts a POST and returns once the peer's response head is here.
     ///
     /// # Errors
     /// See [`CallError`]; any status but 200 is [`CallError::Refused`].
@@ -170,7 +172,7 @@ impl Transport {
             .uri(format!("http://{addr}{path}"))
             .header(CONTENT_TYPE, content_type)
             .header(HEADER_FROM, self.node_id());
-        if target != 0 {
+        if target != ANY_NODE {
             request = request.header(HEADER_TO, target);
         }
         if let Some(belonging) = inner.data.belonging() {
@@ -210,7 +212,7 @@ impl Transport {
     /// Logs a peer's going and coming, once each: who retries many times a second
     /// must not fill the log.
     fn note_reachable(&self, target: NodeId, addr: &str, reachable: Result<(), &str>) {
-        if target == 0 {
+        if target == ANY_NODE {
             return;
         }
         let mut down = self.inner.down.lock();

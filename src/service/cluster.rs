@@ -20,7 +20,7 @@ use super::consensus::{RETRY_AFTER, leader_of};
 use super::handle::Service;
 use crate::error::Error;
 use crate::openraft_network::forward::{ManageError, ManageRequest, ManageResponse};
-use crate::openraft_network::transport::{CallError, Purpose};
+use crate::openraft_network::transport::{ANY_NODE, CallError, Purpose};
 use crate::openraft_network::wire::JSON;
 use crate::store::data_dir::ClusterId;
 use crate::{Member, NodeId, TypeConfig};
@@ -36,8 +36,6 @@ const POLL: Duration = Duration::from_millis(20);
 /// A learner this many entries behind counts as caught up: it receives new
 /// entries as they come, and a busy leader's last index never stands still.
 const CAUGHT_UP_LAG: u64 = 1_000;
-/// Stands for whichever node is at an address.
-const ANY_NODE: NodeId = 0;
 /// What a forwarded management call may take beyond the work itself.
 const FORWARD_MARGIN: Duration = Duration::from_secs(10);
 
