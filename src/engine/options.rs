@@ -119,7 +119,8 @@ impl Tuning {
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_max_bytes_for_level_base(4 * self.write_buffer_bytes as u64);
         options.set_target_file_size_base(self.write_buffer_bytes as u64);
-        options.set_compression_type(DBCompressionType::Lz4);
+        // What was just flushed is rewritten soon: compressing it would cost more than it saves.
+        options.set_compression_per_level(&[DBCompressionType::None, DBCompressionType::Lz4]);
         match workload {
             Workload::Lookup => {
                 table.set_block_size(8 * KIB);

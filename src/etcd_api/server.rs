@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -223,7 +223,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(remote) };
     let received = Arc::new(AtomicUsize::new(0));
-    let stream = Counted { stream, received: Arc::clone(&received) };
+    let stream = Socket { stream, received: Arc::clone(&received), has_yielded: false };
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(info.clone());
         // No preface is needed any more.
@@ -259,13 +259,30 @@ async fn connection(
     }
 }
 
-/// A socket that counts what it has received.
-struct Counted {
+/// A socket that counts what it has received, and lets answers gather before it sends them.
+struct Socket {
     stream: TcpStream,
     received: Arc<AtomicUsize>,
+    /// Whether other tasks had their turn since the last bytes were sent.
+    has_yielded: bool,
 }
 
-impl AsyncRead for Counted {
+impl Socket {
+    /// Lets the tasks that are ready run once before a write. A batch of the log makes many
+    /// calls ready together; the connection is woken by the first of them, and would send its
+    /// answer alone, and then each of the others.
+    fn poll_gathered(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.has_yielded {
+            return Poll::Ready(());
+        }
+        self.has_yielded = true;
+        // Woken while it runs, a task goes to the end of the queue.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -281,16 +298,19 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for Socket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_gathered(context));
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
+    /// Called once everything was written, so the next write begins anew.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.has_yielded = false;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -303,6 +323,7 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_gathered(context));
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 

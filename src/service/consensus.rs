@@ -3,14 +3,14 @@
 use std::future::Future;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use openraft::ServerState;
-use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use openraft::errors::ForwardToLeader;
 use tokio::time::Instant;
 
 use super::check::{check_key, check_value};
 use super::handle::{RequestCounters, Service};
 use super::txn::answer_bytes;
+use super::write_queue::{Answer, WriteQueue};
 use crate::TypeConfig;
 use crate::command::{Command, Outcome, OutcomeResult, Proposal, Rejection, Write};
 use crate::error::Error;
@@ -132,10 +132,7 @@ impl Service {
                 self.propose(proposal.clone(), deadline).await
             } else {
                 RequestCounters::add(&self.inner.counters.writes_forwarded);
-                let forwarding = self.inner.forwarder.forward(proposal.clone());
-                tokio::time::timeout_at(deadline, forwarding)
-                    .await
-                    .unwrap_or_else(|_| Err(ForwardError::Unknown(self.timed_out())))
+                self.hand_over(&self.inner.forwarder, proposal.clone(), deadline).await
             }
         })
         .await
@@ -187,12 +184,14 @@ impl Service {
         proposal: Proposal,
         deadline: Instant,
     ) -> Result<Outcome, ForwardError> {
-        let writing = self.inner.raft.client_write(proposal);
-        match tokio::time::timeout_at(deadline, writing).await {
-            Ok(Ok(response)) => Ok(response.data),
-            Ok(Err(error)) => Err(write_error(error)),
-            Err(_) => Err(ForwardError::Unknown(self.timed_out())),
-        }
+        self.hand_over(&self.inner.proposer, proposal, deadline).await
+    }
+
+    async fn hand_over(&self, to: &WriteQueue, proposal: Proposal, deadline: Instant) -> Answer {
+        let handing_over = async { to.put(proposal).await?.answer().await };
+        tokio::time::timeout_at(deadline, handing_over)
+            .await
+            .unwrap_or_else(|_| Err(ForwardError::Unknown(self.timed_out())))
     }
 
     fn timed_out(&self) -> String {
@@ -240,22 +239,20 @@ impl Service {
             return vec![Err(error); count];
         };
         let deadline = Instant::now() + self.inner.options.request_timeout;
+        let mut pending = Vec::with_capacity(count);
+        for proposal in proposals {
+            pending.push(self.inner.proposer.put(proposal).await);
+        }
         let mut results = Vec::with_capacity(count);
         let mut room = MAX_FORWARDED_ANSWERS;
-        match self.inner.raft.client_write_many(proposals).await {
-            Ok(mut written) => {
-                while results.len() < count {
-                    let result = match tokio::time::timeout_at(deadline, written.next()).await {
-                        Ok(Some(Ok(Ok(response)))) => Ok(fit_in(response.response, &mut room)),
-                        Ok(Some(Ok(Err(error)))) => Err(client_write_error(error)),
-                        Ok(Some(Err(fatal))) => Err(ForwardError::Unknown(fatal.to_string())),
-                        Ok(None) => Err(ForwardError::Unknown("the leader is stopping".to_owned())),
-                        Err(_) => Err(ForwardError::Unknown(self.timed_out())),
-                    };
-                    results.push(result);
-                }
-            }
-            Err(error) => results.resize(count, Err(ForwardError::Unknown(error.to_string()))),
+        for pending in pending {
+            let answer = match pending {
+                Ok(pending) => tokio::time::timeout_at(deadline, pending.answer())
+                    .await
+                    .unwrap_or_else(|_| Err(ForwardError::Unknown(self.timed_out()))),
+                Err(stopping) => Err(stopping),
+            };
+            results.push(answer.map(|outcome| fit_in(outcome, &mut room)));
         }
         results
     }
@@ -271,25 +268,6 @@ fn fit_in(outcome: Outcome, room: &mut usize) -> Outcome {
     }
     let revision = outcome.revision;
     Outcome { revision, result: OutcomeResult::Rejected(Rejection::AnswerForgotten { revision }) }
-}
-
-fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ForwardError {
-    match error {
-        RaftError::APIError(error) => client_write_error(error),
-        // The core stopped with the write somewhere in its hands.
-        RaftError::Fatal(fatal) => ForwardError::Unknown(fatal.to_string()),
-    }
-}
-
-/// What Openraft's refusal says about the write's fate. Only a redirect is
-/// certain; a discarded entry may survive on another node.
-fn client_write_error(error: ClientWriteError<TypeConfig>) -> ForwardError {
-    match error {
-        ClientWriteError::ForwardToLeader(forward) => ForwardError::NotLeader { leader: leader_of(forward) },
-        other @ (ClientWriteError::LogEntryDiscarded(_)
-        | ClientWriteError::ChangeMembershipError(_)
-        | ClientWriteError::PreconditionFailed(_)) => ForwardError::Unknown(other.to_string()),
-    }
 }
 
 pub(super) fn leader_of(forward: ForwardToLeader<TypeConfig>) -> Option<(crate::NodeId, String)> {

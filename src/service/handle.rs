@@ -14,13 +14,13 @@ use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
-use super::etcd_export;
-use super::forwarder::Forwarder;
 use super::lease::RenewByConsensus;
 use super::lessor;
 use super::member_list::ClientAddrs;
 use super::read_index::ReadIndex;
 use super::renewals::Renewals;
+use super::write_queue::WriteQueue;
+use super::{etcd_export, forwarder, proposer};
 use crate::command::Idempotency;
 use crate::config::Limits;
 use crate::error::Error;
@@ -134,7 +134,10 @@ pub(super) struct Inner {
     pub(super) runtime: Handle,
     pub(super) options: ServiceOptions,
     pub(super) view: watch::Receiver<View>,
-    pub(super) forwarder: Forwarder,
+    /// The way of writes into the log while this node leads.
+    pub(super) proposer: WriteQueue,
+    /// Their way to the leader while it does not.
+    pub(super) forwarder: WriteQueue,
     pub(super) read_index: ReadIndex,
     pub(super) renewals: Renewals,
     pub(super) watch: WatchHub,
@@ -160,7 +163,8 @@ impl Service {
         let ServiceParts { raft, log, store, data, transport, runtime } = parts;
         let view = follow_view(&raft, &runtime);
         let counters = Arc::new(RequestCounters::default());
-        let forwarder = Forwarder::start(transport.clone(), view.clone(), &runtime, options.request_timeout);
+        let proposer = proposer::start(raft.clone(), &runtime, options.request_timeout);
+        let forwarder = forwarder::start(transport.clone(), view.clone(), &runtime, options.request_timeout);
         let read_index = ReadIndex::new(
             raft.clone(),
             transport.clone(),
@@ -181,6 +185,7 @@ impl Service {
             runtime,
             options,
             view,
+            proposer,
             forwarder,
             read_index,
             renewals,

@@ -15,7 +15,6 @@ pub mod alarm;
 pub mod cluster;
 pub mod consensus;
 pub mod etcd_export;
-pub mod forwarder;
 pub mod handle;
 pub mod kv;
 pub mod lease;
@@ -26,9 +25,12 @@ pub mod status;
 pub mod txn;
 
 mod check;
+mod forwarder;
 mod lease_clock;
 mod lessor;
+mod proposer;
 mod renewals;
+mod write_queue;
 
 pub use etcd_export::{EtcdExport, EtcdSnapshot};
 pub use handle::{Service, ServiceOptions, ServiceParts};
