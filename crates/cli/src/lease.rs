@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use kvorum_client::insert_bytes;
 use serde_json::{Map, Value, json};
 
 use crate::args::{ClientArgs, Format, help, parse_ttl};
 use crate::failure::Failure;
-use crate::output::{Io, escape, insert_bytes};
+use crate::output::{Io, escape};
 
 /// How many times a lease is renewed while it lives once.
 const RENEWALS: u32 = 3;

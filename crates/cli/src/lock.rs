@@ -10,12 +10,12 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
-use kvorum_client::{Client, Error, Held, Leader, Session};
+use kvorum_client::{Client, Error, Held, Leader, Session, insert_bytes};
 use serde_json::{Map, Value};
 
 use crate::args::{ClientArgs, Format, LONG_TIMEOUT, bytes, help, parse_duration, parse_ttl};
 use crate::failure::{Exit, Failure};
-use crate::output::{Io, escape, insert_bytes};
+use crate::output::{Io, escape};
 use crate::signals::StopSignals;
 
 /// How long to try to give back what is held; the lease ends by itself too.

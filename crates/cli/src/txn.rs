@@ -8,12 +8,12 @@ mod clauses;
 use std::path::PathBuf;
 
 use clap::Args;
-use kvorum_client::{Item, OperationResult, TxnAnswer, TxnOptions};
+use kvorum_client::{OperationResult, TxnAnswer, TxnOptions};
 use serde_json::{Map, Value};
 
 use crate::args::{ClientArgs, ConsistencyArg, Format, help, read_document};
 use crate::failure::{Exit, Failure};
-use crate::output::{Io, escape, item_json};
+use crate::output::{Io, item_json};
 use clauses::Clauses;
 
 pub(crate) const HELP: &str = help!(
@@ -89,15 +89,15 @@ fn print(results: &[OperationResult], io: &mut Io<'_>) -> Result<(), Failure> {
         match result {
             OperationResult::Put { previous, .. } => {
                 io.line("put")?;
-                previous.iter().try_for_each(|item| print_item(item, io))?;
+                previous.iter().try_for_each(|item| io.item(item))?;
             }
             OperationResult::Delete { deleted, previous, .. } => {
                 io.line(&format!("deleted {deleted}"))?;
-                previous.iter().try_for_each(|item| print_item(item, io))?;
+                previous.iter().try_for_each(|item| io.item(item))?;
             }
             OperationResult::Get { items, count, .. } => {
                 io.line(&format!("got {} of {count}", items.len()))?;
-                items.iter().try_for_each(|item| print_item(item, io))?;
+                items.iter().try_for_each(|item| io.item(item))?;
             }
             OperationResult::Txn { succeeded, results } => {
                 io.line(outcome(*succeeded))?;
@@ -106,14 +106,6 @@ fn print(results: &[OperationResult], io: &mut Io<'_>) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn print_item(item: &Item, io: &mut Io<'_>) -> Result<(), Failure> {
-    let key = escape(&item.key);
-    match &item.value {
-        None => io.line(&key),
-        Some(value) => io.line(&format!("{key}\t{}", escape(value))),
-    }
 }
 
 fn answer_json(answer: &TxnAnswer) -> Value {
@@ -130,7 +122,7 @@ fn results_json(results: &[OperationResult]) -> Value {
             OperationResult::Put { revision, previous } => {
                 insert("revision", (*revision).into());
                 if let Some(item) = previous {
-                    insert("previous", item_json(item));
+                    insert("previous", item_json(item).into());
                 }
                 "put"
             }

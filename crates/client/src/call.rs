@@ -14,13 +14,14 @@ use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::Endpoint;
-use crate::error::{ErrorBody, ErrorParts, root_cause};
+use crate::error::{ErrorBody, ErrorParts, root_cause, strange};
 use crate::{Client, Error};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Before a first repetition; each further pause is twice as long.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A hanging endpoint is given at least this long before the next one is tried.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
+pub(crate) const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// What carrying out a call twice would mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,22 +138,20 @@ impl Reception for Answer {
 impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| self.strange(format!("undecodable answer: {error}")))
+            .map_err(|error| strange(&self.endpoint, format!("undecodable answer: {error}")))
     }
 
     /// The number in a header, with or without the quotes of an `ETag`.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Error> {
         let Some(value) = self.headers.get(name) else { return Ok(None) };
         let number = value.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
-        number.map(Some).ok_or_else(|| self.strange(format!("header {name} is {value:?}, not a number")))
+        number
+            .map(Some)
+            .ok_or_else(|| strange(&self.endpoint, format!("header {name} is {value:?}, not a number")))
     }
 
     pub(crate) fn required_integer(&self, name: &str) -> Result<i64, Error> {
-        self.integer(name)?.ok_or_else(|| self.strange(format!("header {name} is missing")))
-    }
-
-    fn strange(&self, message: String) -> Error {
-        Error::Protocol { endpoint: self.endpoint.clone(), message }
+        self.integer(name)?.ok_or_else(|| strange(&self.endpoint, format!("header {name} is missing")))
     }
 }
 
@@ -357,8 +356,8 @@ fn refused<T>(
     let retry_after =
         headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
     let Ok(ErrorBody { error: parts }) = serde_json::from_slice::<ErrorBody>(body) else {
-        let message = format!("status {status} without an error that can be understood");
-        let error = Error::Protocol { endpoint: endpoint.authority().to_owned(), message };
+        let error =
+            strange(endpoint.authority(), format!("status {status} without an error that can be understood"));
         let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
         return if transient { Attempt::Lost { error, retry_after } } else { Attempt::Final(error) };
     };

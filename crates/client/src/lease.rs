@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::call::{Call, Effect};
 use crate::item::KeyBody;
+use crate::query::Query;
 use crate::{Client, Error};
 
 /// A lease with its time to live.
@@ -98,8 +99,9 @@ impl Client {
     /// # Errors
     /// `Api` with code `lease_not_found` if it has ended.
     pub async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseStatus, Error> {
-        let query = if keys { "?keys=true" } else { "" };
-        let path = format!("/v1/leases/{id}{query}");
+        let mut query = Query::default();
+        query.flag("keys", keys);
+        let path = query.append_to(format!("/v1/leases/{id}"));
         let answer = self.execute(&Call::new(Method::GET, path, Effect::Read)).await?;
         let body: StatusBody = answer.json()?;
         let decode = |keys: Vec<KeyBody>| keys.into_iter().map(|key| key.decode(&answer.endpoint)).collect();

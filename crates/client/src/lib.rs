@@ -37,6 +37,7 @@ mod kv;
 mod lease;
 mod list;
 mod lock;
+mod query;
 mod range;
 #[cfg(any(test, feature = "test-util"))]
 pub mod scripted;
@@ -50,7 +51,7 @@ pub use builder::{Builder, Client, DEFAULT_TIMEOUT};
 pub use cluster::{LogId, Member, MemberRole, Members, NodeRole, NodeStatus, Snapshot, VersionInfo};
 pub use compact::Compacted;
 pub use error::Error;
-pub use item::Item;
+pub use item::{Item, insert_bytes};
 pub use kv::{Condition, Consistency, DeleteOptions, Deleted, Found, GetOptions, PutOptions, Written};
 pub use lease::{Lease, LeaseStatus, Leases, Revoked};
 pub use list::{Count, ListOptions, Page, Scan};

@@ -12,7 +12,7 @@
 
 use bytes::Bytes;
 
-use crate::item::strange;
+use crate::error::strange;
 use crate::{
     Client, Compare, Error, EventKind, Get, Item, ListOptions, Operation, Put, Range, Session, SortBy, Txn,
     WatchMessage, WatchOptions,

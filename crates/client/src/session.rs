@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::call::SHORTEST_ATTEMPT;
 use crate::{Client, Error};
 
 /// How many times a lease is renewed while it lives once.
 const RENEWALS: u32 = 3;
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 /// Between attempts to renew a lease that is running out.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -44,7 +44,7 @@ impl Client {
         let ttl = Duration::from_secs(u64::try_from(lease.ttl).unwrap_or_default());
         let (tell, lost) = watch::channel(None);
         // From now on it is known that there are nodes at the endpoints.
-        let client = Self { patience: Duration::MAX, ..self.clone() };
+        let client = self.patient();
         let renewer = client.clone();
         let renewing = tokio::spawn(async move {
             let error = keep_alive(&renewer, lease.id, ttl, asked).await;

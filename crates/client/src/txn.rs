@@ -9,8 +9,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::call::{Answer, Call, Effect};
-use crate::item::{ItemBody, decode_items, insert_bytes, strange};
-use crate::kv::{Query, keyed_call};
+use crate::error::strange;
+use crate::item::{ItemBody, decode_items, insert_shorter};
+use crate::kv::keyed_call;
+use crate::query::Query;
 use crate::{Client, Consistency, Error, Item, Range};
 
 /// How what a key has relates to what is compared with it.
@@ -98,7 +100,7 @@ impl Compare {
         object.insert("target".to_owned(), self.target.name().into());
         object.insert("relation".to_owned(), self.relation.sign().into());
         match &self.target {
-            Target::Value(value) => insert_bytes(&mut object, "value", value),
+            Target::Value(value) => insert_shorter(&mut object, "value", value),
             Target::Version(number)
             | Target::CreateRevision(number)
             | Target::ModRevision(number)
@@ -218,9 +220,9 @@ impl Operation {
         let mut object = Map::new();
         let name = match self {
             Self::Put(put) => {
-                insert_bytes(&mut object, "key", &put.key);
+                insert_shorter(&mut object, "key", &put.key);
                 match &put.value {
-                    Some(value) => insert_bytes(&mut object, "value", value),
+                    Some(value) => insert_shorter(&mut object, "value", value),
                     None => flag(&mut object, "keep_value", true),
                 }
                 object.extend(put.lease.map(|lease| ("lease".to_owned(), lease.into())));
@@ -404,7 +406,7 @@ impl Client {
 fn txn_call(options: &TxnOptions) -> Result<Call, Error> {
     let mut query = Query::default();
     query.text("consistency", options.consistency.parameter());
-    keyed_call(Method::POST, query.append_to("/v1/txn".to_owned()), options.idempotency_key.as_deref())
+    keyed_call(Method::POST, query.append_to("/v1/txn"), options.idempotency_key.as_deref())
 }
 
 #[derive(Debug, Deserialize)]

@@ -16,10 +16,10 @@ use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::call::{Call, Effect, Stream};
-use crate::error::ErrorBody;
-use crate::item::{ItemBody, KeyBody, strange};
-use crate::kv::Query;
+use crate::call::{Call, Effect, FIRST_PAUSE, LONGEST_PAUSE, Stream};
+use crate::error::{ErrorBody, strange};
+use crate::item::{ItemBody, KeyBody};
+use crate::query::Query;
 use crate::sse::{Message, Parser};
 use crate::{Client, Error, Item, Range};
 
@@ -27,8 +27,6 @@ use crate::{Client, Error, Item, Range};
 const LONGEST_SILENCE: Duration = Duration::from_secs(45);
 /// A change is sent whole, and one revision can delete very many keys.
 const LARGEST_MESSAGE: usize = 256 << 20;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to watch, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -244,14 +242,14 @@ impl Watch {
     fn call(&self) -> Call {
         let mut query = Query::default();
         self.options.range.add_to_query(&mut query);
-        query.integer("from_revision", self.options.from_revision);
+        query.number("from_revision", self.options.from_revision);
         query.flag("previous", self.options.previous);
         let only = self.options.only.map(|kind| match kind {
             EventKind::Put => "put",
             EventKind::Delete => "delete",
         });
         query.text("only", only);
-        let path = query.append_to("/v1/watch".to_owned());
+        let path = query.append_to("/v1/watch");
         let call = Call::new(Method::GET, path, Effect::Read)
             .header(ACCEPT, HeaderValue::from_static("text/event-stream"));
         match self.passed {
