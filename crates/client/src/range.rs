@@ -58,7 +58,9 @@ impl Range {
             Self::Key(key) => query.bytes("key", Some(key)),
             Self::Prefix(prefix) => query.bytes("prefix", Some(prefix)),
             Self::Between { start, end } => {
-                query.bytes("start", start.as_deref());
+                // A watch takes an end with a start only.
+                let least = end.is_some().then_some(FIRST_KEY);
+                query.bytes("start", start.as_deref().or(least));
                 query.bytes("end", end.as_deref());
             }
         }

@@ -61,11 +61,15 @@ async fn a_watch_asks_for_what_it_was_told() {
     assert_eq!(watch.next().await, Ok(WatchMessage::Created { revision: 4 }));
     client.watch(WatchOptions { range: Range::key([0xff]), ..WatchOptions::default() }).next().await.unwrap();
     client.watch(WatchOptions::default()).next().await.unwrap();
+    // The API takes no end without a start.
+    let range = Range::Between { start: None, end: Some("b".into()) };
+    client.watch(WatchOptions { range, ..WatchOptions::default() }).next().await.unwrap();
     let targets: Vec<_> = node.requests().iter().map(|request| request.target.clone()).collect();
     let expected = [
         "/v1/watch?prefix=a%20b%2F&from_revision=5&previous=true&only=delete",
         "/v1/watch?key=%FF",
         "/v1/watch",
+        "/v1/watch?start=%00&end=b",
     ];
     assert_eq!(targets, expected);
     assert_eq!(node.requests()[0].header("accept"), Some("text/event-stream"));
