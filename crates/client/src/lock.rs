@@ -171,14 +171,6 @@ impl Session {
             }
         }
     }
-
-    /// An error of a call that attaches a key to the lease, in the session's words.
-    fn explain(&self, error: Error) -> Error {
-        if error.code() == "lease_not_found" {
-            return Error::LeaseLost { message: format!("lease {} has ended", self.lease()) };
-        }
-        error
-    }
 }
 
 #[derive(Debug)]
