@@ -168,6 +168,7 @@ enum Attempt<T> {
 }
 
 /// What the attempts of one call have left behind.
+#[derive(Default)]
 struct Trail {
     last: Option<Error>,
     /// Endpoints that could not be connected to, with why, in this round.
@@ -191,14 +192,25 @@ impl Trail {
         };
     }
 
-    fn into_error(self) -> Error {
-        if let Some(message) = self.doubt {
-            return Error::OutcomeUnknown { message };
+    fn error(&mut self) -> Error {
+        if let Some(message) = &self.doubt {
+            return Error::OutcomeUnknown { message: message.clone() };
         }
-        self.last.unwrap_or_else(|| Error::Transport {
+        self.last.take().unwrap_or_else(|| Error::Transport {
             message: format!("no endpoint can be reached: {}", self.unreachable.join("; ")),
         })
     }
+}
+
+/// The end of a call that makes something so, when that may have been so before.
+pub(crate) enum Settled {
+    /// It was carried out.
+    Done(Answer),
+    /// It is so already, most likely by an attempt of this call whose answer was lost.
+    Already {
+        /// The cluster's words.
+        refusal: Error,
+    },
 }
 
 impl Client {
@@ -209,10 +221,26 @@ impl Client {
 
     /// The same, for a 2xx response that is received in some way.
     pub(crate) async fn execute_as<T: Reception>(&self, call: &Call) -> Result<T, Error> {
+        self.try_in_turn(call, &mut Trail::default()).await
+    }
+
+    /// The same, for a call that the cluster refuses with `already` when it finds
+    /// that what it asks for is so: after a lost attempt this is no error.
+    pub(crate) async fn settle(&self, call: &Call, already: &str) -> Result<Settled, Error> {
+        let mut trail = Trail::default();
+        match self.try_in_turn(call, &mut trail).await {
+            Ok(answer) => Ok(Settled::Done(answer)),
+            Err(refusal) if trail.doubt.is_some() && refusal.code() == already => {
+                Ok(Settled::Already { refusal })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn try_in_turn<T: Reception>(&self, call: &Call, trail: &mut Trail) -> Result<T, Error> {
         let started = Instant::now();
         let deadline = started + self.timeout;
         let count = self.endpoints.len();
-        let mut trail = Trail { last: None, unreachable: Vec::new(), wait: None, doubt: None };
         let mut pause = FIRST_PAUSE;
         loop {
             trail.unreachable.clear();
@@ -246,7 +274,7 @@ impl Client {
                             trail.doubt = Some(error.to_string());
                         }
                         if !call.effect.may_repeat_when_lost() {
-                            return Err(trail.into_error());
+                            return Err(trail.error());
                         }
                         trail.note(error, retry_after);
                     }
@@ -256,7 +284,7 @@ impl Client {
             let too_late = wait >= deadline.saturating_duration_since(Instant::now());
             let nobody_there = trail.unreachable.len() == count;
             if too_late || (nobody_there && started.elapsed() + wait > self.patience) {
-                return Err(trail.into_error());
+                return Err(trail.error());
             }
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -75,6 +75,16 @@ impl Client {
         self.execute(&list_call(query)).await?.json()
     }
 
+    /// The store's revision, after something that `settled` says has happened: that
+    /// it cannot be read must not seem to undo it.
+    pub(crate) async fn revision_after(&self, settled: &str) -> Result<i64, Error> {
+        let range = Range::key([0]);
+        let counted = self.count(&ListOptions { range, ..ListOptions::default() }).await;
+        counted.map(|count| count.revision).map_err(|error| Error::OutcomeUnknown {
+            message: format!("{settled}, but at which revision cannot be read: {error}"),
+        })
+    }
+
     /// All keys of the range at one revision, page by page.
     pub fn scan(&self, options: ListOptions) -> Scan {
         Scan {
