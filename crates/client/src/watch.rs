@@ -126,6 +126,7 @@ impl Client {
             connection: None,
             broken: None,
             pause: Duration::ZERO,
+            largest_message: LARGEST_MESSAGE,
             ended: None,
         }
     }
@@ -142,6 +143,8 @@ pub struct Watch {
     broken: Option<Broken>,
     /// How long to wait after the next connection that breaks.
     pause: Duration,
+    /// The most bytes that a message may have.
+    largest_message: usize,
     ended: Option<Error>,
 }
 
@@ -171,7 +174,9 @@ impl Watch {
     /// `Api` with code `compacted` if a revision that was to be told has been
     /// compacted: read the keys again, and watch from there. `Unavailable`,
     /// `Transport` or `Timeout` if no node serves the watch within the client's time
-    /// limit. The watch has then ended, and the error is told again.
+    /// limit. `Protocol` if what a node sends makes no sense, or one revision is larger
+    /// than a quarter of a gibibyte. The watch has then ended, and the error is told
+    /// again.
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped.
@@ -201,6 +206,8 @@ impl Watch {
         let Some(connection) = &mut self.connection else { return Ok(None) };
         let message = match connection.receive().await {
             Ok(message) => message,
+            // Any node would send it again.
+            Err(error @ Error::Protocol { .. }) => return Err(error),
             Err(error) => {
                 self.break_off(error);
                 return Ok(None);
@@ -234,7 +241,7 @@ impl Watch {
             tokio::time::sleep_until(broken.again.into()).await;
         }
         let stream = self.client.execute_as(&self.call()).await?;
-        let parser = Parser::new(LARGEST_MESSAGE);
+        let parser = Parser::new(self.largest_message);
         self.connection = Some(Connection { stream, created: None, parser, piece: Bytes::new() });
         Ok(())
     }
@@ -314,7 +321,8 @@ impl Watch {
 }
 
 impl Connection {
-    /// The next message; an error if the connection is of no more use.
+    /// The next message; `Protocol` if what arrives is none, any other error if the
+    /// connection is of no more use.
     async fn receive(&mut self) -> Result<Message, Error> {
         loop {
             let mut rest = self.piece.as_ref();

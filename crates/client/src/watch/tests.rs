@@ -202,3 +202,25 @@ async fn a_watch_that_nobody_waited_for_loses_nothing() {
     });
     assert_eq!(revisions.collect::<Vec<_>>(), [5, 6]);
 }
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_end_the_watch_instead_of_being_asked_for_again() {
+    let Step::Stream { mut body, .. } = Step::events(&[created(4), change(5)], true) else {
+        panic!("a stream")
+    };
+    body.extend_from_slice(b"event: change\ndata: \xff\n\n");
+    let node = Scripted::steps([Step::Stream { body, stays: true }]).await;
+    let mut watch = client(&[&node], LONG).watch(WatchOptions::default());
+    let (revisions, error) = changes(&mut watch, 2).await;
+    assert!(matches!(error, Some(Error::Protocol { .. })), "{error:?}");
+    assert_eq!((revisions, watch.next().await.err(), node.requests().len()), (vec![5], error, 1));
+
+    let large = ("change", 6, json!({ "revision": 6, "events": [], "more": "x".repeat(1_000) }));
+    let node = Scripted::steps([Step::events(&[created(4), change(5), large], true)]).await;
+    let mut watch = client(&[&node], LONG).watch(WatchOptions::default());
+    watch.largest_message = 1_000;
+    let (revisions, error) = changes(&mut watch, 2).await;
+    let message = error.map(|error| error.to_string()).unwrap_or_default();
+    assert!(message.contains("larger than 1000 bytes"), "{message}");
+    assert_eq!((revisions, node.requests().len()), (vec![5], 1));
+}
