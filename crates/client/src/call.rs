@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -78,8 +78,12 @@ impl Call {
     }
 
     pub(crate) fn json(self, body: &serde_json::Value) -> Self {
-        let json = HeaderValue::from_static("application/json");
-        self.header(reqwest::header::CONTENT_TYPE, json).body(body.to_string().into())
+        self.document(body.to_string().into())
+    }
+
+    /// A body that is JSON already, byte by byte.
+    pub(crate) fn document(self, json: Bytes) -> Self {
+        self.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(json)
     }
 
     /// The same call, when more is known about what it does.
