@@ -153,9 +153,17 @@ impl Command {
 /// describes. Needs a Tokio runtime with I/O and time.
 pub async fn run(command: Command, root: impl FnOnce() -> clap::Command) -> u8 {
     let (stdout, mut stderr, mut stdin) = (io::stdout(), io::stderr(), io::stdin());
-    let (out_is_terminal, err_is_terminal) = (stdout.is_terminal(), stderr.is_terminal());
+    let terminals = [stdin.is_terminal(), stdout.is_terminal(), stderr.is_terminal()];
+    let [in_is_terminal, out_is_terminal, err_is_terminal] = terminals;
     let mut out = BufWriter::new(stdout);
-    let mut io = Io { input: &mut stdin, out: &mut out, err: &mut stderr, out_is_terminal, err_is_terminal };
+    let mut io = Io {
+        input: &mut stdin,
+        out: &mut out,
+        err: &mut stderr,
+        in_is_terminal,
+        out_is_terminal,
+        err_is_terminal,
+    };
     run_with(command, root, &mut io).await.code()
 }
 

@@ -17,6 +17,7 @@ pub(crate) struct Io<'a> {
     pub(crate) input: &'a mut (dyn Read + Send),
     pub(crate) out: &'a mut (dyn Write + Send),
     pub(crate) err: &'a mut (dyn Write + Send),
+    pub(crate) in_is_terminal: bool,
     pub(crate) out_is_terminal: bool,
     pub(crate) err_is_terminal: bool,
 }

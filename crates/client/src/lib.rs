@@ -57,7 +57,7 @@ pub use keep_alive::KeepAlive;
 pub use kv::{Condition, Consistency, DeleteOptions, Deleted, Found, GetOptions, PutOptions, Written};
 pub use lease::{Lease, LeaseStatus, Leases, Revoked};
 pub use list::{Count, ListOptions, Page, Scan};
-pub use lock::{Held, Leader, Observer};
+pub use lock::{Candidate, Held, Leader, Observer};
 pub use range::Range;
 pub use session::Session;
 pub use txn::{
