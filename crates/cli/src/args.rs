@@ -36,6 +36,7 @@ macro_rules! help {
             "  4  the condition was not met, nothing was changed\n",
             "  5  unavailable or timed out; a write whose outcome is unknown says so\n",
             $more_codes,
+            "  141  whoever read the output has gone\n",
         )
     };
 }

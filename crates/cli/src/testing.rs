@@ -77,7 +77,7 @@ impl Write for ClosedPipe {
 /// The report of a failure that is one.
 pub(crate) fn message(failure: &Failure) -> &str {
     match failure {
-        Failure::BrokenPipe | Failure::Quiet(_) => "",
+        Failure::Quiet(_) => "",
         Failure::Report(report) => &report.message,
     }
 }

@@ -279,7 +279,7 @@ async fn a_reader_that_has_gone_does_not_keep_the_lock_held() {
     let mut closed = crate::testing::ClosedPipe;
     io.out = &mut closed;
     let command = crate::testing::parse(&["lock", "l", "--endpoints", node.addr()]).unwrap();
-    assert_eq!(crate::run_with(command, clap::Command::default, &mut io).await, Exit::Done);
+    assert_eq!(crate::run_with(command, clap::Command::default, &mut io).await, Exit::BrokenPipe);
     assert!(released(&node));
 }
 
