@@ -151,7 +151,7 @@ impl From<Error> for Failure {
             Error::OutcomeUnknown { .. } => (
                 Exit::Unavailable,
                 Some(
-                    "look before you repeat it; a put or del with --idempotency-key can be repeated safely",
+                    "look before you repeat it; with --idempotency-key, put, del and txn can be repeated safely",
                 ),
             ),
             Error::Api { code, .. } => match code.as_str() {
@@ -168,9 +168,7 @@ impl From<Error> for Failure {
             },
             Error::LeaseLost { .. } => (
                 Exit::LeaseLost,
-                Some(
-                    "someone else may hold it by now; see `kvorum status`, and give --ttl more time",
-                ),
+                Some("someone else may hold it by now; see `kvorum status`, and give --ttl more time"),
             ),
             Error::BatchStopped { .. } | Error::Protocol { .. } => {
                 (Exit::Failed, Some("check --endpoints: is another service listening there?"))
