@@ -139,6 +139,7 @@ async fn a_watch_outlives_the_nodes_that_serve_it_without_gap_or_repetition() {
             }
             if round == 0 {
                 told.push(change(&mut watch).await);
+                assert!(cluster.counter(dying, "watch_events").await > 0, "another node serves the watch");
                 cluster.node(dying).kill();
             }
         }
