@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod catch_up;
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod etcd_services;
 #[cfg(test)]
 mod failover;

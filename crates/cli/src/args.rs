@@ -33,9 +33,10 @@ macro_rules! help {
             "  1  failed\n",
             "  2  the command line is wrong\n",
             "  3  not found\n",
-            "  4  the condition was not met, nothing was changed\n",
+            "  4  the condition was not met\n",
             "  5  unavailable or timed out; a write whose outcome is unknown says so\n",
             $more_codes,
+            "  141  whoever read the output has gone\n",
         )
     };
 }
@@ -43,7 +44,7 @@ pub(crate) use help;
 
 /// The form of what is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people and pipes.
     #[default]
     Text,
@@ -55,7 +56,7 @@ pub enum Format {
 
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum ConsistencyArg {
+pub(crate) enum ConsistencyArg {
     /// Sees every write acknowledged before.
     #[default]
     Linearizable,
@@ -77,7 +78,7 @@ impl From<ConsistencyArg> for Consistency {
 
 /// The cluster's secret, for clusters that have one.
 #[derive(Debug, Clone, Default, Args)]
-pub struct SecretArgs {
+pub(crate) struct SecretArgs {
     /// The cluster's secret, needed by management commands if the nodes have one
     #[arg(long, value_name = "SECRET", env = "KVORUM_CLUSTER_SECRET", hide_env_values = true)]
     cluster_secret: Option<String>,
@@ -109,7 +110,7 @@ impl SecretArgs {
 /// Where the cluster is and how to speak to it.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Connection and output")]
-pub struct ClientArgs {
+pub(crate) struct ClientArgs {
     /// Nodes to speak to; any node takes any call
     #[arg(
         long,
@@ -132,8 +133,8 @@ pub struct ClientArgs {
     /// The same as -o json
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// How long the command may take: 500ms, 10s, 2m [default: 10s; watch, lock and
-    /// elect: 1m for being served, member add: 5m]
+    /// How long the command may take: 500ms, 10s, 2m [default: 10s; member add and
+    /// snapshot: 5m; watch, lock, elect and import, for each call: 1m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<Duration>,
     #[command(flatten)]

@@ -9,12 +9,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kvorum_client::{Item, ListOptions, Range, Scan};
+use kvorum_client::{Item, ListOptions, Range, Scan, insert_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args::{ClientArgs, Format, bytes, help};
 use crate::failure::{Exit, Failure};
-use crate::output::{Io, Progress, insert_bytes};
+use crate::output::{Io, Progress};
 
 pub(crate) const HELP: &str = help!(
     "  kvorum export --out backup.jsonl

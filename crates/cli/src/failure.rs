@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     ConditionFailed,
     Unavailable,
     LeaseLost,
+    /// Whoever read the output has gone.
+    BrokenPipe,
     /// That of a command which was run.
     Command(u8),
 }
@@ -31,6 +33,8 @@ impl Exit {
             Self::ConditionFailed => 4,
             Self::Unavailable => 5,
             Self::LeaseLost => 6,
+            // As shells tell of programs that SIGPIPE has ended.
+            Self::BrokenPipe => 141,
             Self::Command(code) => code,
         }
     }
@@ -39,8 +43,6 @@ impl Exit {
 /// Why a command did not do what was asked.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Whoever read the output has seen enough. Not an error.
-    BrokenPipe,
     /// The exit code says it all.
     Quiet(Exit),
     /// Something to tell the user.
@@ -91,7 +93,6 @@ impl Failure {
     /// The process's exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::BrokenPipe => Exit::Done,
             Self::Quiet(exit) => *exit,
             Self::Report(report) => report.exit,
         }
@@ -118,10 +119,11 @@ impl Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// For errors of writing the output; other files name themselves.
+    /// For errors of writing the output; other files name themselves. That its reader
+    /// has gone needs no words, but what has not been written is missing.
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::BrokenPipe;
+            return Self::Quiet(Exit::BrokenPipe);
         }
         Self::new(Exit::Failed, "output", format!("cannot write the output: {error}"))
     }
@@ -148,7 +150,9 @@ impl From<Error> for Failure {
             Error::Timeout { .. } => (Exit::Unavailable, Some("give it more time with --timeout")),
             Error::OutcomeUnknown { .. } => (
                 Exit::Unavailable,
-                Some("look before you repeat it; a put or del with --idempotency-key can be repeated safely"),
+                Some(
+                    "look before you repeat it; with --idempotency-key, put, del and txn can be repeated safely",
+                ),
             ),
             Error::Api { code, .. } => match code.as_str() {
                 "not_found" | "lease_not_found" | "key_not_found" => (Exit::NotFound, None),
@@ -246,9 +250,10 @@ mod tests {
             Exit::ConditionFailed,
             Exit::Unavailable,
             Exit::LeaseLost,
+            Exit::BrokenPipe,
             Exit::Command(77),
         ];
-        assert_eq!(exits.map(Exit::code), [0, 1, 2, 3, 4, 5, 6, 77]);
+        assert_eq!(exits.map(Exit::code), [0, 1, 2, 3, 4, 5, 6, 141, 77]);
     }
 
     #[test]
@@ -267,10 +272,10 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_is_no_error() {
+    fn a_closed_pipe_ends_a_command_without_a_word() {
         let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
         let mut said = Vec::new();
         failure.print(&mut said, Format::Text).unwrap();
-        assert_eq!((failure.exit(), said.len()), (Exit::Done, 0));
+        assert_eq!((failure.exit(), said.len()), (Exit::BrokenPipe, 0));
     }
 }

@@ -127,7 +127,7 @@ async fn run<S: Source>(
         match source.next(io) {
             Ok(Some(record)) => {
                 if !batch.takes(&record) {
-                    if let Err(failure) = batch.send(client, &mut imported).await {
+                    if let Err(failure) = batch.send(client, S::UNIT, &mut imported).await {
                         break Err(failure);
                     }
                     progress.detail(io, &format!("{} keys", imported.keys));
@@ -136,7 +136,7 @@ async fn run<S: Source>(
             }
             // What was read before the trouble is imported all the same: the lines
             // up to there are then done with.
-            end => break batch.send(client, &mut imported).await.and(end.map(drop)),
+            end => break batch.send(client, S::UNIT, &mut imported).await.and(end.map(drop)),
         }
     };
     progress.clear(io);
@@ -183,8 +183,10 @@ impl Batch {
         self.operations.push(Operation::put(record.key, record.value));
     }
 
-    /// Sends everything, in as many attempts as it takes while each comes further.
-    async fn send(&mut self, client: &Client, imported: &mut Imported) -> Result<(), Failure> {
+    /// Sends everything, in as many attempts as it takes while each comes further. If
+    /// the cluster refuses an operation, what stands before it is sent all the same.
+    async fn send(&mut self, client: &Client, unit: &str, imported: &mut Imported) -> Result<(), Failure> {
+        let mut outcome = Ok(());
         while !self.operations.is_empty() {
             match client.batch(&self.operations).await {
                 Ok(answer) => {
@@ -198,11 +200,22 @@ impl Batch {
                         return Err((*cause).into());
                     }
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    let Some((index, what)) = refused(&error) else { return Err(error.into()) };
+                    let Some(line) = self.lines.get(index).copied() else { return Err(error.into()) };
+                    let message = format!("{unit} {line}: {what}");
+                    self.operations.truncate(index);
+                    self.lines.truncate(index);
+                    outcome = Err((line, worded(error, message)));
+                }
             }
         }
         self.bytes = 0;
-        Ok(())
+        outcome.map_err(|(line, error)| {
+            // Between this line and the one before it in the batch nothing was to import.
+            imported.line = line - 1;
+            error.into()
+        })
     }
 
     /// The first `count` operations were carried out.
@@ -212,6 +225,22 @@ impl Batch {
         imported.line = self.lines.drain(..count).next_back().unwrap_or(imported.line);
         imported.keys += count as u64;
     }
+}
+
+/// Which operation of a batch the cluster refuses by its place, and with what words.
+/// Of such a batch nothing was carried out.
+fn refused(error: &Error) -> Option<(usize, String)> {
+    let Error::Api { message, .. } = error else { return None };
+    let (index, what) = message.strip_prefix("operations[")?.split_once(']')?;
+    Some((index.parse().ok()?, what.trim_start_matches(['.', ':', ' ']).to_owned()))
+}
+
+/// The same refusal in other words.
+fn worded(error: Error, message: String) -> Error {
+    if let Error::Api { status, code, details, .. } = error {
+        return Error::Api { status, code, message, details };
+    }
+    error
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
-use kvorum_client::{Condition, DeleteOptions, Found, GetOptions, PutOptions};
+use kvorum_client::{Condition, DeleteOptions, Found, GetOptions, Item, PutOptions, insert_bytes};
 use serde_json::{Map, Value};
 
 use crate::args::{ClientArgs, ConsistencyArg, Format, bytes, help, read_document};
 use crate::failure::{Exit, Failure};
-use crate::output::{Io, escape, insert_bytes};
+use crate::output::{Io, escape, item_json};
 
 pub(crate) const PUT_HELP: &str = help!(
     "  kvorum put greeting hello
@@ -181,7 +181,7 @@ pub(crate) async fn get(args: GetArgs, io: &mut Io<'_>) -> Result<(), Failure> {
             Ok(())
         }
         Format::Text => Ok(()),
-        Format::Json => io.line(&found_json(&key, &found, show_value).to_string()),
+        Format::Json => io.line(&found_json(key, found, show_value).to_string()),
         Format::Table => {
             let shown =
                 if show_value { escape(&found.value) } else { format!("{} bytes", found.value.len()) };
@@ -197,22 +197,11 @@ pub(crate) async fn get(args: GetArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     }
 }
 
-fn found_json(key: &[u8], found: &Found, show_value: bool) -> Value {
-    let mut object = Map::new();
-    insert_bytes(&mut object, "key", key);
-    if show_value {
-        insert_bytes(&mut object, "value", &found.value);
-    }
-    let numbers = [
-        ("create_revision", Some(found.create_revision)),
-        ("mod_revision", Some(found.mod_revision)),
-        ("version", Some(found.version)),
-        ("lease", found.lease),
-        ("revision", Some(found.revision)),
-    ];
-    for (name, number) in numbers {
-        object.extend(number.map(|number| (name.to_owned(), number.into())));
-    }
+fn found_json(key: Bytes, found: Found, show_value: bool) -> Value {
+    let Found { value, create_revision, mod_revision, version, lease, revision } = found;
+    let value = show_value.then_some(value);
+    let mut object = item_json(&Item { key, value, create_revision, mod_revision, version, lease });
+    object.insert("revision".to_owned(), revision.into());
     object.into()
 }
 

@@ -1,17 +1,12 @@
 //! `lease`: grants, renews, shows and revokes leases.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
+use kvorum_client::{Error, insert_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args::{ClientArgs, Format, help, parse_ttl};
-use crate::failure::Failure;
-use crate::output::{Io, escape, insert_bytes};
-
-/// How many times a lease is renewed while it lives once.
-const RENEWALS: u32 = 3;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+use crate::failure::{Exit, Failure};
+use crate::output::{Io, escape};
 
 pub(crate) const HELP: &str = help!(
     "  LEASE=$(kvorum lease grant 30s)
@@ -155,17 +150,24 @@ fn print_lease(
 }
 
 async fn keep_alive(id: i64, once: bool, args: &ClientArgs, io: &mut Io<'_>) -> Result<(), Failure> {
-    let client = args.client()?;
+    let mut keep_alive = args.client()?.keep_alive(id);
     loop {
-        let lease = client.lease_keep_alive(id).await?;
+        let lease = keep_alive.next().await.map_err(not_renewed)?;
         print_lease(args.output, &lease, &format!("lease {id} lives {} s", lease.ttl), io)?;
         io.out.flush()?;
         if once {
             return Ok(());
         }
-        let ttl = Duration::from_secs(u64::try_from(lease.ttl).unwrap_or_default());
-        tokio::time::sleep((ttl / RENEWALS).max(SHORTEST_PAUSE)).await;
     }
+}
+
+/// Nothing here rests on the lease, and the cluster may know better than this clock.
+fn not_renewed(error: Error) -> Failure {
+    if let Error::LeaseLost { message } = error {
+        return Failure::new(Exit::Unavailable, "lease_lost", message)
+            .hint("`kvorum lease show` tells whether it has ended");
+    }
+    error.into()
 }
 
 async fn show(id: i64, keys: bool, args: &ClientArgs, io: &mut Io<'_>) -> Result<(), Failure> {

@@ -1,9 +1,9 @@
 //! The client commands of the `kvorum` binary.
 //!
-//! Each command parses its arguments, calls [`kvorum_client`], and prints. Results
-//! go to standard output, everything else to standard error; exit codes and JSON
-//! forms are stable. Nothing here knows what runs inside a node: even `local`
-//! starts nodes as processes and speaks to them over HTTP.
+//! Each command parses its arguments, speaks to nodes by [`kvorum_client`] alone, and
+//! prints. Results go to standard output, everything else to standard error; exit
+//! codes and JSON forms are stable. Nothing here knows what runs inside a node: even
+//! `local` starts nodes as processes and speaks to them over HTTP.
 
 mod args;
 mod cluster;
@@ -26,23 +26,21 @@ mod watch;
 
 use std::io::{self, BufWriter, IsTerminal as _};
 
-use args::help;
+use args::{Format, help};
+use cluster::{InitArgs, LeaderArgs, MemberArgs, SnapshotArgs};
+use compact::CompactArgs;
+use export::ExportArgs;
 use failure::{Exit, Failure};
+use import::ImportArgs;
+use kv::{DelArgs, GetArgs, PutArgs};
+use lease::LeaseArgs;
+use local::LocalArgs;
+use lock::{ElectArgs, LockArgs};
 use output::Io;
-
-pub use args::{ClientArgs, ConsistencyArg, Format, SecretArgs};
-pub use cluster::{InitArgs, LeaderArgs, MemberArgs, SnapshotArgs};
-pub use compact::CompactArgs;
-pub use export::ExportArgs;
-pub use import::ImportArgs;
-pub use kv::{DelArgs, GetArgs, PutArgs};
-pub use lease::LeaseArgs;
-pub use local::LocalArgs;
-pub use lock::{ElectArgs, LockArgs};
-pub use scan::ScanArgs;
-pub use status::StatusArgs;
-pub use txn::TxnArgs;
-pub use watch::WatchArgs;
+use scan::ScanArgs;
+use status::StatusArgs;
+use txn::TxnArgs;
+use watch::WatchArgs;
 
 /// The client subcommands of `kvorum`; flattened into the binary's own enum.
 #[derive(Debug, clap::Subcommand)]
@@ -153,9 +151,17 @@ impl Command {
 /// describes. Needs a Tokio runtime with I/O and time.
 pub async fn run(command: Command, root: impl FnOnce() -> clap::Command) -> u8 {
     let (stdout, mut stderr, mut stdin) = (io::stdout(), io::stderr(), io::stdin());
-    let (out_is_terminal, err_is_terminal) = (stdout.is_terminal(), stderr.is_terminal());
+    let terminals = [stdin.is_terminal(), stdout.is_terminal(), stderr.is_terminal()];
+    let [in_is_terminal, out_is_terminal, err_is_terminal] = terminals;
     let mut out = BufWriter::new(stdout);
-    let mut io = Io { input: &mut stdin, out: &mut out, err: &mut stderr, out_is_terminal, err_is_terminal };
+    let mut io = Io {
+        input: &mut stdin,
+        out: &mut out,
+        err: &mut stderr,
+        in_is_terminal,
+        out_is_terminal,
+        err_is_terminal,
+    };
     run_with(command, root, &mut io).await.code()
 }
 

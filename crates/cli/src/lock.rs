@@ -7,19 +7,27 @@
 mod child;
 
 use std::ffi::OsString;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use clap::Args;
-use kvorum_client::{Client, Error, Held, Leader, Session};
+use futures_util::FutureExt as _;
+use kvorum_client::{Client, Error, Held, Leader, Session, insert_bytes};
 use serde_json::{Map, Value};
 
 use crate::args::{ClientArgs, Format, LONG_TIMEOUT, bytes, help, parse_duration, parse_ttl};
 use crate::failure::{Exit, Failure};
-use crate::output::{Io, escape, insert_bytes};
+use crate::output::{Io, escape};
 use crate::signals::StopSignals;
 
 /// How long to try to give back what is held; the lease ends by itself too.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For so long a signal does not keep from it: it may be the one that has ended the
+/// command, and be told of later.
+const UNDISTURBED: Duration = Duration::from_millis(500);
+/// Before it is queued for anew.
+const QUEUE_AGAIN: Duration = Duration::from_millis(500);
 
 pub(crate) const LOCK_HELP: &str = help!(
     "  kvorum lock nightly -- ./backup.sh --full
@@ -33,9 +41,13 @@ The command finds the key in KVORUM_LOCK_KEY, and in KVORUM_LOCK_REVISION a numb
 grows from holder to holder: hand it to what the lock protects, and have that refuse
 lower ones, because a holder that was stopped can lose the lock without noticing.
 
-Signals are passed on to the command; Ctrl-C on a terminal reaches it anyway. If the
-lock is lost, the command is killed: with all its children unless standard input is a
-terminal. If this process itself is killed with SIGKILL, the command goes on.
+SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the command; Ctrl-C on a terminal
+reaches it anyway. If the lock is lost, the command is killed: with all its children
+unless standard input is a terminal. If this process itself is killed with SIGKILL, the
+command goes on; while it is stopped (Ctrl-Z), nobody renews the lock's lease.
+
+With --wait, exit code 4 says that someone else holds the lock; 5, that the cluster did
+not tell in time.
 
 Locks exclude each other with those of `etcdctl lock` and of etcd's client libraries.",
     "  6  the lock was lost while it was held, and the command was killed
@@ -95,23 +107,32 @@ fn parse_wait(text: &str) -> Result<Duration, String> {
 
 pub(crate) async fn lock(args: LockArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     let name = bytes(args.name);
-    let acquire = async |session: &Session| match args.wait {
-        None => Ok(session.lock(&name).await?),
-        Some(Duration::ZERO) => session.try_lock(&name).await?.ok_or_else(|| taken(&name)),
-        Some(wait) => match tokio::time::timeout(wait, session.lock(&name)).await {
-            Ok(held) => Ok(held?),
-            Err(_) => Err(taken(&name)),
-        },
+    // Whether somebody else is known to be first.
+    let behind = AtomicBool::new(false);
+    let acquire = async |session: &Session| {
+        behind.store(false, Ordering::Relaxed);
+        if args.wait == Some(Duration::ZERO) {
+            return session.try_lock(&name).await?.ok_or_else(|| taken(&name));
+        }
+        let candidate = session.enter(&name, Bytes::new()).await?;
+        behind.store(!candidate.is_first(), Ordering::Relaxed);
+        Ok(candidate.wait().await?)
     };
+    let late = || if behind.load(Ordering::Relaxed) { taken(&name) } else { not_told(&name) };
     let client = args.client.client_within(LONG_TIMEOUT)?;
     let mut stop = StopSignals::new()?;
-    let (session, held) = begin(&client, args.ttl, acquire, &mut stop).await?;
+    let wait = args.wait.filter(|wait| !wait.is_zero());
+    let patience = Patience { deadline: wait.map(|wait| Instant::now() + wait), late: &late };
+    let (session, held) = begin(&client, args.ttl, acquire, &patience, &mut stop).await?;
     let outcome = match args.command.split_first() {
         None => match announce(args.client.output, &session, &held, None, io) {
             Ok(()) => hold(&session, &mut stop).await,
             Err(failure) => Err(failure),
         },
-        Some((program, arguments)) => child::run(program, arguments, &session, &held, &mut stop).await,
+        Some((program, arguments)) => {
+            let own_group = !io.in_is_terminal;
+            child::run(program, arguments, &session, &held, own_group, &mut stop).await
+        }
     };
     release(session, &mut stop, io).await;
     outcome
@@ -120,6 +141,11 @@ pub(crate) async fn lock(args: LockArgs, io: &mut Io<'_>) -> Result<(), Failure>
 fn taken(name: &[u8]) -> Failure {
     let message = format!("lock \"{}\" is held by someone else", escape(name));
     Failure::new(Exit::ConditionFailed, "lock_held", message)
+}
+
+fn not_told(name: &[u8]) -> Failure {
+    let message = format!("the cluster did not tell in time whether lock \"{}\" is free", escape(name));
+    Failure::new(Exit::Unavailable, "timeout", message).hint("see `kvorum status`, or give --wait more time")
 }
 
 pub(crate) async fn elect(args: ElectArgs, io: &mut Io<'_>) -> Result<(), Failure> {
@@ -131,7 +157,8 @@ pub(crate) async fn elect(args: ElectArgs, io: &mut Io<'_>) -> Result<(), Failur
     let value = bytes(args.value);
     let campaign = async |session: &Session| Ok(session.elect(&name, value.clone()).await?);
     let mut stop = StopSignals::new()?;
-    let (session, held) = begin(&client, args.ttl, campaign, &mut stop).await?;
+    let patience = Patience { deadline: None, late: &given_up };
+    let (session, held) = begin(&client, args.ttl, campaign, &patience, &mut stop).await?;
     let outcome = match announce(args.client.output, &session, &held, Some(&value), io) {
         Ok(()) => hold(&session, &mut stop).await,
         Err(failure) => Err(failure),
@@ -140,32 +167,80 @@ pub(crate) async fn elect(args: ElectArgs, io: &mut Io<'_>) -> Result<(), Failur
     outcome
 }
 
-/// Opens a session and acquires something with it. If that fails or the user gives
-/// up, nothing is left behind.
+/// How long something is waited for.
+struct Patience<'a> {
+    /// For ever if `None`.
+    deadline: Option<Instant>,
+    /// What is then said.
+    late: &'a dyn Fn() -> Failure,
+}
+
+impl Patience<'_> {
+    /// Waits until it has ended, or the user gives up.
+    async fn end(&self, stop: &mut StopSignals) -> Failure {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stop.next() => given_up(),
+            () = deadline => (self.late)(),
+        }
+    }
+}
+
+fn given_up() -> Failure {
+    Failure::new(Exit::Failed, "interrupted", "given up before it was acquired")
+}
+
+/// Opens a session and acquires something with it; in a session that is lost
+/// meanwhile, or whose place in the queue is deleted, there was nothing to lose yet,
+/// and another one queues anew. If it fails or the user gives up, nothing is left
+/// behind.
 async fn begin(
     client: &Client,
     ttl: i64,
-    acquire: impl AsyncFnOnce(&Session) -> Result<Held, Failure>,
+    acquire: impl AsyncFn(&Session) -> Result<Held, Failure>,
+    patience: &Patience<'_>,
     stop: &mut StopSignals,
 ) -> Result<(Session, Held), Failure> {
-    let given_up = || Failure::new(Exit::Failed, "interrupted", "given up before it was acquired");
     let ttl = Duration::from_secs(u64::try_from(ttl).unwrap_or_default());
-    let session = tokio::select! {
-        biased;
-        _ = stop.next() => return Err(given_up()),
-        session = client.session(ttl) => session?,
-    };
-    let outcome = tokio::select! {
-        biased;
-        _ = stop.next() => Err(given_up()),
-        held = acquire(&session) => held,
-    };
-    match outcome {
-        Ok(held) => Ok((session, held)),
-        Err(failure) => {
-            // Otherwise those behind it would wait for its lease to end.
-            let _ = tokio::time::timeout(RELEASE_TIMEOUT, session.end()).await;
-            Err(failure)
+    let mut client = client.clone();
+    loop {
+        let session = tokio::select! {
+            biased;
+            failure = patience.end(stop) => return Err(failure),
+            session = client.session(ttl) => session,
+        };
+        let failure = match session {
+            Ok(session) => {
+                let outcome = tokio::select! {
+                    biased;
+                    failure = patience.end(stop) => Err(failure),
+                    held = acquire(&session) => held,
+                };
+                match outcome {
+                    Ok(held) => return Ok((session, held)),
+                    Err(failure) => {
+                        client = session.client().clone();
+                        // Otherwise those behind it would wait for its lease to end.
+                        let _ = tokio::time::timeout(RELEASE_TIMEOUT, session.end()).await;
+                        failure
+                    }
+                }
+            }
+            Err(error) => error.into(),
+        };
+        if failure.exit() != Exit::LeaseLost {
+            return Err(failure);
+        }
+        tokio::select! {
+            biased;
+            failure = patience.end(stop) => return Err(failure),
+            () = tokio::time::sleep(QUEUE_AGAIN) => {}
         }
     }
 }
@@ -206,9 +281,16 @@ async fn hold(session: &Session, stop: &mut StopSignals) -> Result<(), Failure> 
 /// Gives back what is held, unless that takes too long or the user asks again.
 async fn release(session: Session, stop: &mut StopSignals, io: &mut Io<'_>) {
     let ttl = session.ttl().as_secs();
+    // What has been sent until now did not mean this.
+    while stop.next().now_or_never().is_some() {}
+    let asked_again = async {
+        tokio::time::sleep(UNDISTURBED).await;
+        stop.next().await
+    };
     let outcome: Result<(), Option<Error>> = tokio::select! {
+        biased;
         outcome = session.end() => outcome.map_err(Some),
-        _ = stop.next() => Err(None),
+        _ = asked_again => Err(None),
         () = tokio::time::sleep(RELEASE_TIMEOUT) => Err(None),
     };
     if let Err(error) = outcome {

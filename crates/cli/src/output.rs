@@ -5,10 +5,8 @@
 
 use std::io::{Read, Write};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use comfy_table::{ContentArrangement, Table, presets};
-use kvorum_client::Item;
+use kvorum_client::{Item, insert_bytes};
 use serde_json::{Map, Value};
 
 use crate::args::Format;
@@ -19,6 +17,7 @@ pub(crate) struct Io<'a> {
     pub(crate) input: &'a mut (dyn Read + Send),
     pub(crate) out: &'a mut (dyn Write + Send),
     pub(crate) err: &'a mut (dyn Write + Send),
+    pub(crate) in_is_terminal: bool,
     pub(crate) out_is_terminal: bool,
     pub(crate) err_is_terminal: bool,
 }
@@ -27,6 +26,15 @@ impl Io<'_> {
     /// Prints one line of output.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
         Ok(writeln!(self.out, "{text}")?)
+    }
+
+    /// Prints an item: key, tab, value; the key alone if its value was not asked for.
+    pub(crate) fn item(&mut self, item: &Item) -> Result<(), Failure> {
+        let key = escape(&item.key);
+        match &item.value {
+            None => self.line(&key),
+            Some(value) => self.line(&format!("{key}\t{}", escape(value))),
+        }
     }
 
     /// Prints rows under a header, aligned in columns or with borders.
@@ -126,17 +134,8 @@ fn hex(out: &mut String, bytes: &[u8]) {
     out.extend(bytes.iter().map(|byte| format!("\\x{byte:02x}")));
 }
 
-/// Adds bytes to a JSON object as the API does: under `name` if they are UTF-8,
-/// else in Base64 under `name_base64`.
-pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => object.insert(name.to_owned(), text.into()),
-        Err(_) => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
-    };
-}
-
 /// An item as the API shows it.
-pub(crate) fn item_json(item: &Item) -> Value {
+pub(crate) fn item_json(item: &Item) -> Map<String, Value> {
     let mut object = Map::new();
     insert_bytes(&mut object, "key", &item.key);
     if let Some(value) = &item.value {
@@ -151,7 +150,7 @@ pub(crate) fn item_json(item: &Item) -> Value {
     for (name, number) in numbers {
         object.extend(number.map(|number| (name.to_owned(), number.into())));
     }
-    object.into()
+    object
 }
 
 /// A size for people: `512 B`, `1.5 MiB`.
@@ -203,14 +202,6 @@ mod tests {
         ] {
             assert_eq!(human_size(bytes), shown);
         }
-    }
-
-    #[test]
-    fn bytes_in_json_are_text_or_base64() {
-        let mut object = Map::new();
-        insert_bytes(&mut object, "key", b"k");
-        insert_bytes(&mut object, "value", &[0xff]);
-        assert_eq!(Value::from(object), serde_json::json!({ "key": "k", "value_base64": "/w==" }));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 use kvorum_client::{Client, ListOptions, Range};
+use serde_json::Value;
 
 use crate::args::{ClientArgs, ConsistencyArg, Format, bytes, help};
 use crate::failure::Failure;
@@ -93,13 +94,7 @@ async fn count(client: &Client, options: &ListOptions, form: Format, io: &mut Io
 async fn text(client: &Client, options: ListOptions, io: &mut Io<'_>) -> Result<(), Failure> {
     let mut scan = client.scan(options);
     while let Some(page) = scan.next_page().await? {
-        for item in page {
-            let key = escape(&item.key);
-            match &item.value {
-                None => io.line(&key)?,
-                Some(value) => io.line(&format!("{key}\t{}", escape(value)))?,
-            }
-        }
+        page.iter().try_for_each(|item| io.item(item))?;
         // A reader of the pipe sees each page as it arrives, and its end is
         // noticed before the next page is asked for.
         io.out.flush()?;
@@ -116,7 +111,7 @@ async fn json(client: &Client, options: ListOptions, io: &mut Io<'_>) -> Result<
     let mut separator = "\n";
     while let Some(items) = page {
         for item in items {
-            write!(io.out, "{separator}{}", item_json(&item))?;
+            write!(io.out, "{separator}{}", Value::from(item_json(&item)))?;
             separator = ",\n";
         }
         io.out.flush()?;

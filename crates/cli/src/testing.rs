@@ -29,6 +29,7 @@ pub(crate) struct Captured {
     pub(crate) input: io::Cursor<Vec<u8>>,
     pub(crate) out: Vec<u8>,
     pub(crate) err: Vec<u8>,
+    pub(crate) in_is_terminal: bool,
     pub(crate) out_is_terminal: bool,
 }
 
@@ -38,6 +39,7 @@ impl Captured {
             input: &mut self.input,
             out: &mut self.out,
             err: &mut self.err,
+            in_is_terminal: self.in_is_terminal,
             out_is_terminal: self.out_is_terminal,
             err_is_terminal: false,
         }
@@ -75,7 +77,7 @@ impl Write for ClosedPipe {
 /// The report of a failure that is one.
 pub(crate) fn message(failure: &Failure) -> &str {
     match failure {
-        Failure::BrokenPipe | Failure::Quiet(_) => "",
+        Failure::Quiet(_) => "",
         Failure::Report(report) => &report.message,
     }
 }

@@ -138,13 +138,13 @@ async fn completions_describe_the_whole_binary() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_gone_is_no_failure() {
+async fn a_reader_that_has_gone_ends_a_command_without_a_word() {
     let mut captured = Captured::default();
     let mut io = captured.io();
     let mut closed = ClosedPipe;
     io.out = &mut closed;
     let command = parse(&["completions", "bash"]).unwrap();
-    assert_eq!(run_with(command, Root::command, &mut io).await, Exit::Done);
+    assert_eq!(run_with(command, Root::command, &mut io).await, Exit::BrokenPipe);
     assert_eq!(captured.err(), "");
 }
 

@@ -8,12 +8,12 @@ mod clauses;
 use std::path::PathBuf;
 
 use clap::Args;
-use kvorum_client::{Item, OperationResult, TxnAnswer, TxnOptions};
-use serde_json::{Map, Value};
+use kvorum_client::{OperationResult, TxnOptions};
+use serde::de::IgnoredAny;
 
 use crate::args::{ClientArgs, ConsistencyArg, Format, help, read_document};
 use crate::failure::{Exit, Failure};
-use crate::output::{Io, escape, item_json};
+use crate::output::Io;
 use clauses::Clauses;
 
 pub(crate) const HELP: &str = help!(
@@ -63,14 +63,19 @@ pub(crate) async fn txn(args: TxnArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     let answer = match &args.file {
         None => client.txn(&args.clauses.txn, options).await?,
         Some(path) => {
-            let document: Value = serde_json::from_slice(&read_document(path, io)?).map_err(|error| {
+            let document = read_document(path, io)?;
+            // What it says is for the cluster to judge.
+            serde_json::from_slice::<IgnoredAny>(&document).map_err(|error| {
                 Failure::new(Exit::Usage, "input", format!("the transaction is no JSON document: {error}"))
             })?;
-            client.txn_document(&document, options).await?
+            client.txn_document(document, options).await?
         }
     };
     match args.client.output {
-        Format::Json => io.line(&answer_json(&answer).to_string())?,
+        Format::Json => {
+            io.out.write_all(answer.document())?;
+            io.line("")?;
+        }
         Format::Text | Format::Table => {
             io.line(&format!("{} (revision {})", outcome(answer.succeeded), answer.revision))?;
             print(&answer.results, io)?;
@@ -89,15 +94,15 @@ fn print(results: &[OperationResult], io: &mut Io<'_>) -> Result<(), Failure> {
         match result {
             OperationResult::Put { previous, .. } => {
                 io.line("put")?;
-                previous.iter().try_for_each(|item| print_item(item, io))?;
+                previous.iter().try_for_each(|item| io.item(item))?;
             }
             OperationResult::Delete { deleted, previous, .. } => {
                 io.line(&format!("deleted {deleted}"))?;
-                previous.iter().try_for_each(|item| print_item(item, io))?;
+                previous.iter().try_for_each(|item| io.item(item))?;
             }
             OperationResult::Get { items, count, .. } => {
                 io.line(&format!("got {} of {count}", items.len()))?;
-                items.iter().try_for_each(|item| print_item(item, io))?;
+                items.iter().try_for_each(|item| io.item(item))?;
             }
             OperationResult::Txn { succeeded, results } => {
                 io.line(outcome(*succeeded))?;
@@ -106,58 +111,6 @@ fn print(results: &[OperationResult], io: &mut Io<'_>) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn print_item(item: &Item, io: &mut Io<'_>) -> Result<(), Failure> {
-    let key = escape(&item.key);
-    match &item.value {
-        None => io.line(&key),
-        Some(value) => io.line(&format!("{key}\t{}", escape(value))),
-    }
-}
-
-fn answer_json(answer: &TxnAnswer) -> Value {
-    serde_json::json!({
-        "revision": answer.revision, "succeeded": answer.succeeded, "results": results_json(&answer.results)
-    })
-}
-
-fn results_json(results: &[OperationResult]) -> Value {
-    let result_json = |result: &OperationResult| {
-        let mut object = Map::new();
-        let mut insert = |name: &str, value: Value| object.insert(name.to_owned(), value);
-        let name = match result {
-            OperationResult::Put { revision, previous } => {
-                insert("revision", (*revision).into());
-                if let Some(item) = previous {
-                    insert("previous", item_json(item));
-                }
-                "put"
-            }
-            OperationResult::Delete { revision, deleted, previous } => {
-                insert("revision", (*revision).into());
-                insert("deleted", (*deleted).into());
-                if !previous.is_empty() {
-                    insert("previous", previous.iter().map(item_json).collect());
-                }
-                "delete"
-            }
-            OperationResult::Get { revision, items, count, more } => {
-                insert("revision", (*revision).into());
-                insert("items", items.iter().map(item_json).collect());
-                insert("count", (*count).into());
-                insert("more", (*more).into());
-                "get"
-            }
-            OperationResult::Txn { succeeded, results } => {
-                insert("succeeded", (*succeeded).into());
-                insert("results", results_json(results));
-                "txn"
-            }
-        };
-        Value::from(Map::from_iter([(name.to_owned(), object.into())]))
-    };
-    results.iter().map(result_json).collect()
 }
 
 #[cfg(test)]

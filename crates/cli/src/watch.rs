@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 
 use clap::{Args, ValueEnum};
-use kvorum_client::{Error, Event, EventKind, Range, Watch, WatchMessage, WatchOptions};
+use kvorum_client::{Error, Event, EventKind, Range, Watch, WatchMessage, WatchOptions, insert_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args::{ClientArgs, Format, LONG_TIMEOUT, bytes, help};
 use crate::failure::Failure;
-use crate::output::{Io, escape, insert_bytes, item_json};
+use crate::output::{Io, escape, item_json};
 
 pub(crate) const HELP: &str = help!(
     "  kvorum watch config/app
@@ -123,14 +123,12 @@ fn change_json(revision: i64, events: &[Event]) -> Value {
                 let mut fields = Map::new();
                 insert_bytes(&mut fields, "key", key);
                 fields.insert("mod_revision".to_owned(), revision.into());
-                ("delete", fields.into())
+                ("delete", fields)
             }
         };
-        if let Some(fields) = fields.as_object_mut() {
-            fields.insert("type".to_owned(), kind.into());
-            fields.extend(event.previous().map(|item| ("previous".to_owned(), item_json(item))));
-        }
-        fields
+        fields.insert("type".to_owned(), kind.into());
+        fields.extend(event.previous().map(|item| ("previous".to_owned(), item_json(item).into())));
+        Value::from(fields)
     };
     json!({ "revision": revision, "events": events.iter().map(event_json).collect::<Value>() })
 }

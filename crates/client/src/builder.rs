@@ -66,6 +66,12 @@ impl Client {
         Ok(Self { endpoints, preferred: Arc::default(), ..self.clone() })
     }
 
+    /// The same client, once it is known that there are nodes at its endpoints: it
+    /// goes on trying when none can be connected to.
+    pub(crate) fn patient(&self) -> Self {
+        Self { patience: Duration::MAX, ..self.clone() }
+    }
+
     /// The same client with another time limit for each call.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {

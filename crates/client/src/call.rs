@@ -9,18 +9,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::Endpoint;
-use crate::error::{ErrorBody, ErrorParts, root_cause};
+use crate::error::{ErrorBody, ErrorParts, root_cause, strange};
 use crate::{Client, Error};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Before a first repetition; each further pause is twice as long.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A hanging endpoint is given at least this long before the next one is tried.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
+pub(crate) const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// What carrying out a call twice would mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +78,12 @@ impl Call {
     }
 
     pub(crate) fn json(self, body: &serde_json::Value) -> Self {
-        let json = HeaderValue::from_static("application/json");
-        self.header(reqwest::header::CONTENT_TYPE, json).body(body.to_string().into())
+        self.document(body.to_string().into())
+    }
+
+    /// A body that is JSON already, byte by byte.
+    pub(crate) fn document(self, json: Bytes) -> Self {
+        self.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(json)
     }
 
     /// The same call, when more is known about what it does.
@@ -137,22 +142,20 @@ impl Reception for Answer {
 impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| self.strange(format!("undecodable answer: {error}")))
+            .map_err(|error| strange(&self.endpoint, format!("undecodable answer: {error}")))
     }
 
     /// The number in a header, with or without the quotes of an `ETag`.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Error> {
         let Some(value) = self.headers.get(name) else { return Ok(None) };
         let number = value.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
-        number.map(Some).ok_or_else(|| self.strange(format!("header {name} is {value:?}, not a number")))
+        number
+            .map(Some)
+            .ok_or_else(|| strange(&self.endpoint, format!("header {name} is {value:?}, not a number")))
     }
 
     pub(crate) fn required_integer(&self, name: &str) -> Result<i64, Error> {
-        self.integer(name)?.ok_or_else(|| self.strange(format!("header {name} is missing")))
-    }
-
-    fn strange(&self, message: String) -> Error {
-        Error::Protocol { endpoint: self.endpoint.clone(), message }
+        self.integer(name)?.ok_or_else(|| strange(&self.endpoint, format!("header {name} is missing")))
     }
 }
 
@@ -169,6 +172,7 @@ enum Attempt<T> {
 }
 
 /// What the attempts of one call have left behind.
+#[derive(Default)]
 struct Trail {
     last: Option<Error>,
     /// Endpoints that could not be connected to, with why, in this round.
@@ -192,14 +196,25 @@ impl Trail {
         };
     }
 
-    fn into_error(self) -> Error {
-        if let Some(message) = self.doubt {
-            return Error::OutcomeUnknown { message };
+    fn error(&mut self) -> Error {
+        if let Some(message) = &self.doubt {
+            return Error::OutcomeUnknown { message: message.clone() };
         }
-        self.last.unwrap_or_else(|| Error::Transport {
+        self.last.take().unwrap_or_else(|| Error::Transport {
             message: format!("no endpoint can be reached: {}", self.unreachable.join("; ")),
         })
     }
+}
+
+/// The end of a call that makes something so, when that may have been so before.
+pub(crate) enum Settled {
+    /// It was carried out.
+    Done(Answer),
+    /// It is so already, most likely by an attempt of this call whose answer was lost.
+    Already {
+        /// The cluster's words.
+        refusal: Error,
+    },
 }
 
 impl Client {
@@ -210,10 +225,26 @@ impl Client {
 
     /// The same, for a 2xx response that is received in some way.
     pub(crate) async fn execute_as<T: Reception>(&self, call: &Call) -> Result<T, Error> {
+        self.try_in_turn(call, &mut Trail::default()).await
+    }
+
+    /// The same, for a call that the cluster refuses with `already` when it finds
+    /// that what it asks for is so: after a lost attempt this is no error.
+    pub(crate) async fn settle(&self, call: &Call, already: &str) -> Result<Settled, Error> {
+        let mut trail = Trail::default();
+        match self.try_in_turn(call, &mut trail).await {
+            Ok(answer) => Ok(Settled::Done(answer)),
+            Err(refusal) if trail.doubt.is_some() && refusal.code() == already => {
+                Ok(Settled::Already { refusal })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn try_in_turn<T: Reception>(&self, call: &Call, trail: &mut Trail) -> Result<T, Error> {
         let started = Instant::now();
         let deadline = started + self.timeout;
         let count = self.endpoints.len();
-        let mut trail = Trail { last: None, unreachable: Vec::new(), wait: None, doubt: None };
         let mut pause = FIRST_PAUSE;
         loop {
             trail.unreachable.clear();
@@ -247,7 +278,7 @@ impl Client {
                             trail.doubt = Some(error.to_string());
                         }
                         if !call.effect.may_repeat_when_lost() {
-                            return Err(trail.into_error());
+                            return Err(trail.error());
                         }
                         trail.note(error, retry_after);
                     }
@@ -257,7 +288,7 @@ impl Client {
             let too_late = wait >= deadline.saturating_duration_since(Instant::now());
             let nobody_there = trail.unreachable.len() == count;
             if too_late || (nobody_there && started.elapsed() + wait > self.patience) {
-                return Err(trail.into_error());
+                return Err(trail.error());
             }
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -357,8 +388,8 @@ fn refused<T>(
     let retry_after =
         headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
     let Ok(ErrorBody { error: parts }) = serde_json::from_slice::<ErrorBody>(body) else {
-        let message = format!("status {status} without an error that can be understood");
-        let error = Error::Protocol { endpoint: endpoint.authority().to_owned(), message };
+        let error =
+            strange(endpoint.authority(), format!("status {status} without an error that can be understood"));
         let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
         return if transient { Attempt::Lost { error, retry_after } } else { Attempt::Final(error) };
     };

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::call::{Call, Effect};
+use crate::query::Query;
 use crate::{Client, Error};
 
 /// What a node is at the moment.
@@ -190,8 +191,9 @@ impl Client {
 
     /// Takes a member out. `force` does so even where the cluster would warn.
     pub async fn remove(&self, id: u64, force: bool) -> Result<(), Error> {
-        let query = if force { "?force=true" } else { "" };
-        self.manage(Method::DELETE, &format!("/v1/members/{id}{query}"), None).await
+        let mut query = Query::default();
+        query.flag("force", force);
+        self.manage(Method::DELETE, &query.append_to(format!("/v1/members/{id}")), None).await
     }
 
     /// Makes exactly these members the voters, in one change.

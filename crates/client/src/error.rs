@@ -130,6 +130,11 @@ impl ErrorParts {
     }
 }
 
+/// The error of an answer that does not mean anything.
+pub(crate) fn strange(endpoint: &str, message: impl Into<String>) -> Error {
+    Error::Protocol { endpoint: endpoint.to_owned(), message: message.into() }
+}
+
 /// The innermost cause, which is the part of a transport error that tells a
 /// person something ("Connection refused").
 pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {

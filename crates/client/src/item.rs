@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::error::strange;
 
 /// A key as an answer shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,24 +91,30 @@ fn decode_bytes(
     }
 }
 
-/// The error of an answer that does not mean anything.
-pub(crate) fn strange(endpoint: &str, message: impl Into<String>) -> Error {
-    Error::Protocol { endpoint: endpoint.to_owned(), message: message.into() }
-}
-
 /// Shorter than this, bytes are sent in whichever form is easier to read.
 const LONG: usize = 1024;
 
-/// Adds bytes to a JSON object: under `name` as text, or in Base64 under
-/// `name_base64` if they are not UTF-8, or so much of them would have to be escaped
-/// that this is shorter.
-pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+/// Adds bytes to a JSON object as the API shows them: under `name` if they are UTF-8,
+/// else in Base64 under `name_base64`.
+pub fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
-        Ok(text) if bytes.len() < LONG || escaped_len(bytes) <= bytes.len() / 3 * 4 => {
-            object.insert(name.to_owned(), text.into())
-        }
-        _ => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
-    };
+        Ok(text) => drop(object.insert(name.to_owned(), text.into())),
+        Err(_) => insert_base64(object, name, bytes),
+    }
+}
+
+/// The same for a request: in Base64 too if so much would have to be escaped that
+/// this is shorter.
+pub(crate) fn insert_shorter(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    if bytes.len() < LONG || escaped_len(bytes) <= bytes.len() / 3 * 4 {
+        insert_bytes(object, name, bytes);
+    } else {
+        insert_base64(object, name, bytes);
+    }
+}
+
+fn insert_base64(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into());
 }
 
 /// How many bytes text takes in JSON.
@@ -125,6 +132,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn bytes_are_shown_as_text_or_base64() {
+        let mut object = Map::new();
+        insert_bytes(&mut object, "key", &b"\0".repeat(5_000));
+        insert_bytes(&mut object, "value", &[0xff]);
+        let expected = serde_json::json!({ "key": "\0".repeat(5_000), "value_base64": "/w==" });
+        assert_eq!(Value::from(object), expected);
+    }
+
+    #[test]
     fn long_bytes_take_the_shorter_form() {
         for (bytes, name) in [
             (b"\0".repeat(10), "v"),
@@ -134,7 +150,7 @@ mod tests {
             ("\u{20ac}".repeat(5_000).into_bytes(), "v"),
         ] {
             let mut object = Map::new();
-            insert_bytes(&mut object, "v", &bytes);
+            insert_shorter(&mut object, "v", &bytes);
             assert_eq!(object.keys().collect::<Vec<_>>(), [name]);
             let json = Value::from(object).to_string();
             assert!(bytes.len() < LONG || json.len() <= bytes.len() * 4 / 3 + 20, "{}", json.len());

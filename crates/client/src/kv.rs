@@ -1,16 +1,14 @@
 //! Single keys: put, get, delete.
 
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use reqwest::Method;
 use reqwest::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use serde::{Deserialize, Serialize};
 
 use crate::call::{Call, Effect};
+use crate::query::{Query, encode};
 use crate::{Client, Error};
 
-/// Everything but the characters that mean themselves wherever they stand.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 const LONGEST_IDEMPOTENCY_KEY: usize = 256;
 
 /// What a write demands of the key before it happens.
@@ -126,10 +124,9 @@ impl Client {
         value: impl Into<Bytes>,
         options: PutOptions,
     ) -> Result<Written, Error> {
-        let mut path = key_path(key.as_ref())?;
-        if let Some(lease) = options.lease {
-            path = format!("{path}?lease={lease}");
-        }
+        let mut query = Query::default();
+        query.number("lease", options.lease);
+        let path = query.append_to(key_path(key.as_ref())?);
         let call = write_call(Method::PUT, path, options.idempotency_key.as_deref(), options.condition)?;
         self.execute(&call.body(value.into())).await?.json()
     }
@@ -140,7 +137,7 @@ impl Client {
     /// `Api` with code `compacted` or `future_revision` if the revision cannot be read.
     pub async fn get(&self, key: impl AsRef<[u8]>, options: GetOptions) -> Result<Option<Found>, Error> {
         let mut query = Query::default();
-        query.integer("revision", options.revision);
+        query.number("revision", options.revision);
         query.text("consistency", options.consistency.parameter());
         let path = query.append_to(key_path(key.as_ref())?);
         let answer = match self.execute(&Call::new(Method::GET, path, Effect::Read)).await {
@@ -218,36 +215,6 @@ fn key_path(key: &[u8]) -> Result<String, Error> {
         ));
     }
     Ok(format!("/v1/kv/{}", encode(key)))
-}
-
-fn encode(bytes: &[u8]) -> String {
-    percent_encode(bytes, RESERVED).to_string()
-}
-
-/// Collects the parameters behind the question mark.
-#[derive(Debug, Default)]
-pub(crate) struct Query(Vec<String>);
-
-impl Query {
-    pub(crate) fn bytes(&mut self, name: &str, value: Option<&[u8]>) {
-        self.0.extend(value.map(|value| format!("{name}={}", encode(value))));
-    }
-
-    pub(crate) fn text(&mut self, name: &str, value: Option<&str>) {
-        self.bytes(name, value.map(str::as_bytes));
-    }
-
-    pub(crate) fn integer(&mut self, name: &str, value: Option<i64>) {
-        self.0.extend(value.map(|value| format!("{name}={value}")));
-    }
-
-    pub(crate) fn flag(&mut self, name: &str, on: bool) {
-        self.0.extend(on.then(|| format!("{name}=true")));
-    }
-
-    pub(crate) fn append_to(self, path: String) -> String {
-        if self.0.is_empty() { path } else { format!("{path}?{}", self.0.join("&")) }
-    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::call::{Call, Effect};
+use crate::call::{Call, Effect, Settled};
 use crate::item::KeyBody;
+use crate::query::Query;
 use crate::{Client, Error};
 
 /// A lease with its time to live.
@@ -86,11 +87,17 @@ impl Client {
     /// Ends a lease and deletes its keys.
     ///
     /// # Errors
-    /// `Api` with code `lease_not_found` if it has ended already, also by this very
-    /// call, if an answer was lost and the call repeated.
+    /// `Api` with code `lease_not_found` if it had ended before this call.
     pub async fn lease_revoke(&self, id: i64) -> Result<Revoked, Error> {
         let path = format!("/v1/leases/{id}");
-        self.execute(&Call::new(Method::DELETE, path, Effect::RepeatableWrite)).await?.json()
+        let call = Call::new(Method::DELETE, path, Effect::RepeatableWrite);
+        match self.settle(&call, "lease_not_found").await? {
+            Settled::Done(answer) => answer.json(),
+            Settled::Already { .. } => {
+                let revision = self.revision_after(&format!("lease {id} has ended")).await?;
+                Ok(Revoked { revision, revoked: id })
+            }
+        }
     }
 
     /// How long a lease still lives, and which keys it has if `keys`.
@@ -98,8 +105,9 @@ impl Client {
     /// # Errors
     /// `Api` with code `lease_not_found` if it has ended.
     pub async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseStatus, Error> {
-        let query = if keys { "?keys=true" } else { "" };
-        let path = format!("/v1/leases/{id}{query}");
+        let mut query = Query::default();
+        query.flag("keys", keys);
+        let path = query.append_to(format!("/v1/leases/{id}"));
         let answer = self.execute(&Call::new(Method::GET, path, Effect::Read)).await?;
         let body: StatusBody = answer.json()?;
         let decode = |keys: Vec<KeyBody>| keys.into_iter().map(|key| key.decode(&answer.endpoint)).collect();
@@ -189,6 +197,22 @@ mod tests {
         let outcome = client.lease_grant(30, Some(7)).await;
         assert!(matches!(outcome, Err(Error::OutcomeUnknown { .. })), "{outcome:?}");
         assert_eq!(second.requests().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_revocation_whose_answer_was_lost_is_done_when_the_lease_has_ended() {
+        let ended = || Step::error(404, "lease_not_found");
+        let (_first, client) =
+            node([Step::Close, ended(), Step::reply(200, r#"{"revision":9,"count":0}"#)]).await;
+        assert_eq!(client.lease_revoke(7).await.unwrap(), Revoked { revision: 9, revoked: 7 });
+        let (_second, client) = node([ended()]).await;
+        assert_eq!(client.lease_revoke(7).await.unwrap_err().code(), "lease_not_found");
+        let (_third, client) = node([Step::Close, ended(), Step::error(400, "invalid_request")]).await;
+        let outcome = client.lease_revoke(7).await.unwrap_err();
+        assert!(
+            outcome.code() == "outcome_unknown" && outcome.to_string().contains("has ended"),
+            "{outcome}"
+        );
     }
 
     #[tokio::test]

@@ -3,13 +3,13 @@
 //! [`Client`] knows the addresses of some nodes; any of them takes any call. It
 //! stays with a node that answers, moves on when one does not, and repeats a
 //! call only when that cannot apply a write twice: reads always, writes when the
-//! cluster certainly did not carry them out, or when they carry an idempotency
-//! key. A write whose fate it cannot know ends as [`Error::OutcomeUnknown`] and
+//! cluster certainly did not carry them out, when they carry an idempotency key, or
+//! when doing them twice does no more than doing them once. A write whose fate it cannot know ends as [`Error::OutcomeUnknown`] and
 //! as nothing else.
 //!
 //! On top of the calls stand what lives longer than one: a [`Watch`] that goes on
-//! when its connection breaks, a [`Session`] whose lease renews itself, and the locks
-//! and elections that rest on it.
+//! when its connection breaks, a lease that is kept alive ([`KeepAlive`], [`Session`]),
+//! and the locks and elections that rest on it.
 //!
 //! It speaks plain HTTP and knows neither Raft nor how the cluster stores data.
 //!
@@ -33,10 +33,12 @@ mod compact;
 mod endpoint;
 mod error;
 mod item;
+mod keep_alive;
 mod kv;
 mod lease;
 mod list;
 mod lock;
+mod query;
 mod range;
 #[cfg(any(test, feature = "test-util"))]
 pub mod scripted;
@@ -50,11 +52,12 @@ pub use builder::{Builder, Client, DEFAULT_TIMEOUT};
 pub use cluster::{LogId, Member, MemberRole, Members, NodeRole, NodeStatus, Snapshot, VersionInfo};
 pub use compact::Compacted;
 pub use error::Error;
-pub use item::Item;
+pub use item::{Item, insert_bytes};
+pub use keep_alive::KeepAlive;
 pub use kv::{Condition, Consistency, DeleteOptions, Deleted, Found, GetOptions, PutOptions, Written};
 pub use lease::{Lease, LeaseStatus, Leases, Revoked};
 pub use list::{Count, ListOptions, Page, Scan};
-pub use lock::{Held, Leader, Observer};
+pub use lock::{Candidate, Held, Leader, Observer};
 pub use range::Range;
 pub use session::Session;
 pub use txn::{

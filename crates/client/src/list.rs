@@ -6,8 +6,9 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use crate::call::{Call, Effect};
+use crate::error::strange;
 use crate::item::{ItemBody, decode_items};
-use crate::kv::Query;
+use crate::query::Query;
 use crate::{Client, Consistency, Error, Item, Range};
 
 /// Keys that a scan with a limit asks for at once, well below what a node allows.
@@ -58,7 +59,7 @@ impl Client {
     /// `Api` with code `compacted` if the listing's revision has been compacted.
     pub async fn list(&self, options: &ListOptions, cursor: Option<&str>) -> Result<Page, Error> {
         let mut query = query(options);
-        query.integer("limit", options.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX)));
+        query.number("limit", options.limit);
         query.flag("keys_only", options.keys_only);
         query.text("cursor", cursor);
         let answer = self.execute(&list_call(query)).await?;
@@ -72,6 +73,16 @@ impl Client {
         let mut query = query(options);
         query.flag("count_only", true);
         self.execute(&list_call(query)).await?.json()
+    }
+
+    /// The store's revision, after something that `settled` says has happened: that
+    /// it cannot be read must not seem to undo it.
+    pub(crate) async fn revision_after(&self, settled: &str) -> Result<i64, Error> {
+        let range = Range::key([0]);
+        let counted = self.count(&ListOptions { range, ..ListOptions::default() }).await;
+        counted.map(|count| count.revision).map_err(|error| Error::OutcomeUnknown {
+            message: format!("{settled}, but at which revision cannot be read: {error}"),
+        })
     }
 
     /// All keys of the range at one revision, page by page.
@@ -89,13 +100,13 @@ impl Client {
 }
 
 fn list_call(query: Query) -> Call {
-    Call::new(Method::GET, query.append_to("/v1/kv".to_owned()), Effect::Read)
+    Call::new(Method::GET, query.append_to("/v1/kv"), Effect::Read)
 }
 
 fn query(options: &ListOptions) -> Query {
     let mut query = Query::default();
     options.range.add_to_listing(&mut query);
-    query.integer("revision", options.revision);
+    query.number("revision", options.revision);
     query.text("consistency", options.consistency.parameter());
     query
 }
@@ -125,9 +136,8 @@ impl Scan {
             let stuck =
                 page.more && (page.cursor.is_none() || (page.cursor == self.cursor && page.items.is_empty()));
             if stuck {
-                let endpoint = self.client.preferred_endpoint().to_owned();
-                let message = "more keys are announced without a cursor that leads to them".to_owned();
-                return Err(Error::Protocol { endpoint, message });
+                let endpoint = self.client.preferred_endpoint();
+                return Err(strange(endpoint, "more keys are announced without a cursor that leads to them"));
             }
             self.revision.get_or_insert(page.revision);
             self.more = page.more;

@@ -12,7 +12,7 @@
 
 use bytes::Bytes;
 
-use crate::item::strange;
+use crate::error::strange;
 use crate::{
     Client, Compare, Error, EventKind, Get, Item, ListOptions, Operation, Put, Range, Session, SortBy, Txn,
     WatchMessage, WatchOptions,
@@ -38,7 +38,7 @@ impl Session {
     /// Waits until the lock is free and takes it.
     ///
     /// # Errors
-    /// `LeaseLost` if the session ends meanwhile.
+    /// `LeaseLost` if the session ends meanwhile, or the place in the queue is deleted.
     ///
     /// # Cancel safety
     /// A future that is dropped stays in the queue until the session ends.
@@ -51,7 +51,7 @@ impl Session {
     /// # Errors
     /// As for [`Self::lock`].
     pub async fn try_lock(&self, name: impl AsRef<[u8]>) -> Result<Option<Held>, Error> {
-        let candidate = self.enter(name.as_ref(), Bytes::new()).await?;
+        let candidate = self.enter(name, Bytes::new()).await?;
         if candidate.first {
             return Ok(Some(candidate.held));
         }
@@ -65,26 +65,25 @@ impl Session {
     /// # Errors and cancel safety
     /// As for [`Self::lock`].
     pub async fn elect(&self, name: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Result<Held, Error> {
-        let prefix = prefix(name.as_ref());
-        let candidate = self.enter(name.as_ref(), value.into()).await?;
-        if candidate.first {
-            return Ok(candidate.held);
-        }
-        tokio::select! {
-            biased;
-            error = self.lost() => Err(error),
-            held = self.wait_for_turn(prefix, candidate.held) => held,
-        }
+        self.enter(name, value).await?.wait().await
     }
 
-    /// Creates the key, and tells whether it is the first.
-    async fn enter(&self, name: &[u8], value: Bytes) -> Result<Candidate, Error> {
-        let prefix = prefix(name);
+    /// Queues for a lock, for which `value` is empty, or for an election, without
+    /// waiting.
+    ///
+    /// # Errors and cancel safety
+    /// As for [`Self::lock`].
+    pub async fn enter(
+        &self,
+        name: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+    ) -> Result<Candidate<'_>, Error> {
+        let (prefix, value) = (prefix(name.as_ref()), value.into());
         let key = Bytes::from([prefix.as_ref(), format!("{:x}", self.lease()).as_bytes()].concat());
         let put =
             Put { key: key.clone(), value: Some(value.clone()), lease: Some(self.lease()), ..Put::default() };
         let first = Operation::Get(Get {
-            range: Range::Prefix(prefix),
+            range: Range::Prefix(prefix.clone()),
             limit: Some(1),
             sort_by: Some(SortBy::CreateRevision),
             keys_only: true,
@@ -120,7 +119,7 @@ impl Session {
             }
         };
         let first = answer.items(1, endpoint)?.first().is_some_and(|item| item.key == key);
-        Ok(Candidate { held: Held { key, revision }, first })
+        Ok(Candidate { session: self, prefix, held: Held { key, revision }, first })
     }
 
     async fn wait_for_turn(&self, prefix: Bytes, held: Held) -> Result<Held, Error> {
@@ -171,20 +170,37 @@ impl Session {
             }
         }
     }
-
-    /// An error of a call that attaches a key to the lease, in the session's words.
-    fn explain(&self, error: Error) -> Error {
-        if error.code() == "lease_not_found" {
-            return Error::LeaseLost { message: format!("lease {} has ended", self.lease()) };
-        }
-        error
-    }
 }
 
+/// A place in the queue for a lock or an election; it lasts until the session ends.
 #[derive(Debug)]
-struct Candidate {
+pub struct Candidate<'a> {
+    session: &'a Session,
+    prefix: Bytes,
     held: Held,
     first: bool,
+}
+
+impl Candidate<'_> {
+    /// Whether nobody was before it: then it holds, and need not wait.
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
+    /// Waits until nobody is before it.
+    ///
+    /// # Errors and cancel safety
+    /// As for [`Session::lock`].
+    pub async fn wait(self) -> Result<Held, Error> {
+        if self.first {
+            return Ok(self.held);
+        }
+        tokio::select! {
+            biased;
+            error = self.session.lost() => Err(error),
+            held = self.session.wait_for_turn(self.prefix, self.held) => held,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::item::insert_bytes;
-use crate::kv::Query;
+use crate::item::insert_shorter;
+use crate::query::Query;
 
 /// The least key there can be: no key is empty.
 const FIRST_KEY: &[u8] = &[0];
@@ -58,7 +58,9 @@ impl Range {
             Self::Key(key) => query.bytes("key", Some(key)),
             Self::Prefix(prefix) => query.bytes("prefix", Some(prefix)),
             Self::Between { start, end } => {
-                query.bytes("start", start.as_deref());
+                // A watch takes an end with a start only.
+                let least = end.is_some().then_some(FIRST_KEY);
+                query.bytes("start", start.as_deref().or(least));
                 query.bytes("end", end.as_deref());
             }
         }
@@ -67,13 +69,13 @@ impl Range {
     /// Adds the range to a JSON object, where a range always has a beginning.
     pub(crate) fn add_to_json(&self, object: &mut Map<String, Value>) {
         match self {
-            Self::All => insert_bytes(object, "start", FIRST_KEY),
-            Self::Key(key) => insert_bytes(object, "key", key),
-            Self::Prefix(prefix) => insert_bytes(object, "prefix", prefix),
+            Self::All => insert_shorter(object, "start", FIRST_KEY),
+            Self::Key(key) => insert_shorter(object, "key", key),
+            Self::Prefix(prefix) => insert_shorter(object, "prefix", prefix),
             Self::Between { start, end } => {
-                insert_bytes(object, "start", start.as_deref().unwrap_or(FIRST_KEY));
+                insert_shorter(object, "start", start.as_deref().unwrap_or(FIRST_KEY));
                 if let Some(end) = end {
-                    insert_bytes(object, "end", end);
+                    insert_shorter(object, "end", end);
                 }
             }
         }

@@ -11,13 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::keep_alive::{KeepAlive, time_to_live};
 use crate::{Client, Error};
-
-/// How many times a lease is renewed while it lives once.
-const RENEWALS: u32 = 3;
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
-/// Between attempts to renew a lease that is running out.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// A lease that renews itself. Dropping it stops the renewals, and the lease ends
 /// after its time; [`Session::end`] ends it at once.
@@ -35,55 +30,39 @@ impl Client {
     /// alive. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// As for [`Client::lease_grant`].
+    /// As for [`Client::lease_grant`]; `LeaseLost` if the grant took so long that the
+    /// lease may have ended, and then it could not be renewed.
     pub async fn session(&self, ttl: Duration) -> Result<Session, Error> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1);
         // From before it is asked for: it is granted no earlier than that.
         let asked = Instant::now();
-        let lease = self.lease_grant(seconds, None).await?;
-        let ttl = Duration::from_secs(u64::try_from(lease.ttl).unwrap_or_default());
-        let (tell, lost) = watch::channel(None);
-        // From now on it is known that there are nodes at the endpoints.
-        let client = Self { patience: Duration::MAX, ..self.clone() };
-        let renewer = client.clone();
+        let granted = self.lease_grant(seconds, None).await?;
+        let lease = granted.id;
+        let mut keep_alive = KeepAlive::granted(self, &granted, asked);
+        // The grant may have been tried for longer than the lease lives.
+        if keep_alive.is_due() {
+            keep_alive.next().await.map_err(|error| lost(lease, error))?;
+        }
+        let (tell, told) = watch::channel(None);
         let renewing = tokio::spawn(async move {
-            let error = keep_alive(&renewer, lease.id, ttl, asked).await;
-            // If nobody listens, nobody relies on it.
-            let _ = tell.send(Some(error));
+            loop {
+                if let Err(error) = keep_alive.next().await {
+                    // If nobody listens, nobody relies on it.
+                    let _ = tell.send(Some(lost(lease, error)));
+                    return;
+                }
+            }
         });
-        Ok(Session { client, lease: lease.id, ttl, lost, renewing })
+        Ok(Session { client: self.patient(), lease, ttl: time_to_live(&granted), lost: told, renewing })
     }
 }
 
-/// Renews a lease until it is lost, and says why it is.
-async fn keep_alive(client: &Client, lease: i64, ttl: Duration, granted: Instant) -> Error {
-    let interval = ttl / RENEWALS;
-    let mut renewed = granted;
-    let mut trouble = None;
-    loop {
-        let due = renewed + interval;
-        let wait = due.saturating_duration_since(Instant::now());
-        tokio::time::sleep(if trouble.is_some() { wait.max(RETRY_PAUSE) } else { wait }).await;
-        let left = (renewed + ttl).saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let why =
-                trouble.map_or_else(|| "nobody asked in time".to_owned(), |error: Error| error.to_string());
-            let message = format!("lease {lease} was not renewed within {} s: {why}", ttl.as_secs());
-            return Error::LeaseLost { message };
-        }
-        let asked = Instant::now();
-        // Leaves time for another attempt when this one hangs.
-        match client.with_timeout(left.min(interval.max(SHORTEST_ATTEMPT))).lease_keep_alive(lease).await {
-            Ok(_) => {
-                renewed = asked;
-                trouble = None;
-            }
-            Err(error) if error.code() == "lease_not_found" => {
-                return Error::LeaseLost { message: format!("lease {lease} has ended") };
-            }
-            Err(error) => trouble = Some(error),
-        }
+/// An error of a call for which the lease must be alive, in the session's words.
+fn lost(lease: i64, error: Error) -> Error {
+    if error.code() == "lease_not_found" {
+        return Error::LeaseLost { message: format!("lease {lease} has ended") };
     }
+    error
 }
 
 impl Session {
@@ -122,8 +101,15 @@ impl Session {
         }
     }
 
-    pub(crate) fn client(&self) -> &Client {
+    /// The client that the session speaks through. It knows that there are nodes at
+    /// its endpoints, and has patience with them.
+    pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// An error of a call that attaches a key to the lease, in the session's words.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        lost(self.lease, error)
     }
 }
 

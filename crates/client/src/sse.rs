@@ -10,8 +10,6 @@ use std::mem;
 pub(crate) struct Message {
     /// Its kind; empty if it has none.
     pub(crate) event: String,
-    /// The last id that was sent so far, with this message or an earlier one.
-    pub(crate) id: Option<String>,
     /// Its data, lines joined by line feeds.
     pub(crate) data: String,
 }
@@ -92,23 +90,22 @@ impl Parser {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => value.clone_into(&mut self.message.event),
-            "id" if !value.contains('\0') => self.message.id = Some(value.to_owned()),
             "data" => {
                 if mem::replace(&mut self.has_data, true) {
                     self.message.data.push('\n');
                 }
                 self.message.data.push_str(value);
             }
-            // Comments have no field's name, and others say nothing to this reader.
+            // Comments have no field's name, and others say nothing to this reader: ids
+            // do not, because the data tell of every revision.
             _ => {}
         }
         Ok(None)
     }
 
-    /// A message without data is none; its id counts all the same.
+    /// A message without data is none.
     fn end_message(&mut self) -> Option<Message> {
-        let id = self.message.id.clone();
-        let message = mem::replace(&mut self.message, Message { id, ..Message::default() });
+        let message = mem::take(&mut self.message);
         mem::take(&mut self.has_data).then_some(message)
     }
 }
@@ -130,25 +127,21 @@ mod tests {
         Ok(messages)
     }
 
-    fn message(event: &str, id: Option<&str>, data: &str) -> Message {
-        Message { event: event.to_owned(), id: id.map(str::to_owned), data: data.to_owned() }
+    fn message(event: &str, data: &str) -> Message {
+        Message { event: event.to_owned(), data: data.to_owned() }
     }
 
     #[test]
-    fn fields_become_messages_and_ids_last() {
+    fn fields_become_messages() {
         let text = "\u{feff}: hello\n\nevent: created\nid: 5\ndata: {}\n\nevent:change\ndata: a\ndata:  b\nretry: 3\n\n\
                     id: 9\n\nnonsense\ndata\n\nevent: cut off\ndata: x\n";
-        let expected = [
-            message("created", Some("5"), "{}"),
-            message("change", Some("5"), "a\n b"),
-            message("", Some("9"), ""),
-        ];
+        let expected = [message("created", "{}"), message("change", "a\n b"), message("", "")];
         assert_eq!(parse([text.as_bytes()]).unwrap(), expected);
     }
 
     #[test]
     fn every_line_ending_is_one() {
-        let expected = [message("e", None, "1"), message("", None, "2")];
+        let expected = [message("e", "1"), message("", "2")];
         for ending in ["\n", "\r", "\r\n"] {
             let text = "event: e|data: 1||data: 2||".replace('|', ending);
             assert_eq!(parse([text.as_bytes()]).unwrap(), expected, "{ending:?}");
@@ -203,20 +196,15 @@ mod tests {
 
         #[test]
         fn what_is_written_as_messages_is_read_as_these(
-            messages in proptest::collection::vec(("[a-z]{0,5}", proptest::option::of("[0-9]{1,5}"), "[^\r\0]{0,30}"), 0..8),
+            messages in proptest::collection::vec(("[a-z]{0,5}", "[^\r\0]{0,30}"), 0..8),
         ) {
             let mut stream = String::new();
-            let mut last = None;
             let mut expected = Vec::new();
-            for (event, id, data) in messages {
-                if let Some(id) = &id {
-                    stream.extend(["id: ", id, "\n"]);
-                    last = Some(id.clone());
-                }
+            for (event, data) in messages {
                 stream.extend(["event: ", &event, "\n"]);
                 data.split('\n').for_each(|line| stream.extend(["data: ", line, "\n"]));
                 stream.push('\n');
-                expected.push(Message { event, id: last.clone(), data });
+                expected.push(Message { event, data });
             }
             prop_assert_eq!(parse([stream.as_bytes()]).unwrap(), expected);
         }

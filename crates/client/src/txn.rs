@@ -9,8 +9,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::call::{Answer, Call, Effect};
-use crate::item::{ItemBody, decode_items, insert_bytes, strange};
-use crate::kv::{Query, keyed_call};
+use crate::error::strange;
+use crate::item::{ItemBody, decode_items, insert_shorter};
+use crate::kv::keyed_call;
+use crate::query::Query;
 use crate::{Client, Consistency, Error, Item, Range};
 
 /// How what a key has relates to what is compared with it.
@@ -28,7 +30,7 @@ pub enum Relation {
 
 impl Relation {
     /// The sign that stands for it: `=`, `!=`, `>` or `<`.
-    pub fn sign(self) -> &'static str {
+    fn sign(self) -> &'static str {
         match self {
             Self::Equal => "=",
             Self::NotEqual => "!=",
@@ -98,7 +100,7 @@ impl Compare {
         object.insert("target".to_owned(), self.target.name().into());
         object.insert("relation".to_owned(), self.relation.sign().into());
         match &self.target {
-            Target::Value(value) => insert_bytes(&mut object, "value", value),
+            Target::Value(value) => insert_shorter(&mut object, "value", value),
             Target::Version(number)
             | Target::CreateRevision(number)
             | Target::ModRevision(number)
@@ -218,9 +220,9 @@ impl Operation {
         let mut object = Map::new();
         let name = match self {
             Self::Put(put) => {
-                insert_bytes(&mut object, "key", &put.key);
+                insert_shorter(&mut object, "key", &put.key);
                 match &put.value {
-                    Some(value) => insert_bytes(&mut object, "value", value),
+                    Some(value) => insert_shorter(&mut object, "value", value),
                     None => flag(&mut object, "keep_value", true),
                 }
                 object.extend(put.lease.map(|lease| ("lease".to_owned(), lease.into())));
@@ -290,7 +292,7 @@ impl Txn {
     }
 
     /// The document that the API takes.
-    pub fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let mut object = Map::new();
         let mut list = |name: &str, items: Vec<Value>| {
             object.extend((!items.is_empty()).then(|| (name.to_owned(), items.into())));
@@ -325,6 +327,7 @@ pub struct TxnAnswer {
     pub succeeded: bool,
     /// What the operations gave, in their order.
     pub results: Vec<OperationResult>,
+    document: Bytes,
 }
 
 /// What one operation gave.
@@ -375,36 +378,41 @@ impl Client {
     /// came. That a comparison does not hold is no error.
     pub async fn txn(&self, txn: &Txn, options: TxnOptions) -> Result<TxnAnswer, Error> {
         let reads = txn.only_reads();
-        let call = txn_call(&options)?;
-        self.carry_out(if reads { call.with_effect(Effect::Read) } else { call }, &txn.json()).await
+        let call = txn_call(&options)?.json(&txn.json());
+        self.carry_out(if reads { call.with_effect(Effect::Read) } else { call }).await
     }
 
-    /// Carries out a transaction that stands in a document of the API's form.
+    /// Carries out a transaction that stands in a JSON document of the API's form. It
+    /// is sent byte by byte, so that the cluster judges what was written.
     ///
     /// # Errors
     /// As for [`Self::txn`].
-    pub async fn txn_document(&self, document: &Value, options: TxnOptions) -> Result<TxnAnswer, Error> {
-        self.carry_out(txn_call(&options)?, document).await
+    pub async fn txn_document(
+        &self,
+        document: impl Into<Bytes>,
+        options: TxnOptions,
+    ) -> Result<TxnAnswer, Error> {
+        self.carry_out(txn_call(&options)?.document(document.into())).await
     }
 
     /// A transaction that, carried out twice, does no more than once.
     pub(crate) async fn repeatable_txn(&self, txn: &Txn) -> Result<TxnAnswer, Error> {
         let call = txn_call(&TxnOptions::default())?.with_effect(Effect::RepeatableWrite);
-        self.carry_out(call, &txn.json()).await
+        self.carry_out(call.json(&txn.json())).await
     }
 
-    async fn carry_out(&self, call: Call, document: &Value) -> Result<TxnAnswer, Error> {
-        let answer = self.execute(&call.json(document)).await?;
-        let body: AnswerBody = answer.json()?;
-        let results = decode_results(body.results, &answer)?;
-        Ok(TxnAnswer { revision: body.revision, succeeded: body.succeeded, results })
+    async fn carry_out(&self, call: Call) -> Result<TxnAnswer, Error> {
+        let answer = self.execute(&call).await?;
+        let AnswerBody { revision, succeeded, results } = answer.json()?;
+        let results = decode_results(results, &answer)?;
+        Ok(TxnAnswer { revision, succeeded, results, document: answer.body })
     }
 }
 
 fn txn_call(options: &TxnOptions) -> Result<Call, Error> {
     let mut query = Query::default();
     query.text("consistency", options.consistency.parameter());
-    keyed_call(Method::POST, query.append_to("/v1/txn".to_owned()), options.idempotency_key.as_deref())
+    keyed_call(Method::POST, query.append_to("/v1/txn"), options.idempotency_key.as_deref())
 }
 
 #[derive(Debug, Deserialize)]
@@ -467,6 +475,11 @@ fn decode_result(result: ResultBody, answer: &Answer) -> Result<OperationResult,
 }
 
 impl TxnAnswer {
+    /// The answer as the cluster wrote it, in JSON.
+    pub fn document(&self) -> &Bytes {
+        &self.document
+    }
+
     /// The result at `index` if it is that of a get.
     pub(crate) fn items(&self, index: usize, endpoint: &str) -> Result<&[Item], Error> {
         match self.results.get(index) {

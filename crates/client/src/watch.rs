@@ -16,10 +16,10 @@ use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::call::{Call, Effect, Stream};
-use crate::error::ErrorBody;
-use crate::item::{ItemBody, KeyBody, strange};
-use crate::kv::Query;
+use crate::call::{Call, Effect, FIRST_PAUSE, LONGEST_PAUSE, Stream};
+use crate::error::{ErrorBody, strange};
+use crate::item::{ItemBody, KeyBody};
+use crate::query::Query;
 use crate::sse::{Message, Parser};
 use crate::{Client, Error, Item, Range};
 
@@ -27,8 +27,6 @@ use crate::{Client, Error, Item, Range};
 const LONGEST_SILENCE: Duration = Duration::from_secs(45);
 /// A change is sent whole, and one revision can delete very many keys.
 const LARGEST_MESSAGE: usize = 256 << 20;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to watch, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,6 +126,7 @@ impl Client {
             connection: None,
             broken: None,
             pause: Duration::ZERO,
+            largest_message: LARGEST_MESSAGE,
             ended: None,
         }
     }
@@ -144,6 +143,8 @@ pub struct Watch {
     broken: Option<Broken>,
     /// How long to wait after the next connection that breaks.
     pause: Duration,
+    /// The most bytes that a message may have.
+    largest_message: usize,
     ended: Option<Error>,
 }
 
@@ -173,7 +174,9 @@ impl Watch {
     /// `Api` with code `compacted` if a revision that was to be told has been
     /// compacted: read the keys again, and watch from there. `Unavailable`,
     /// `Transport` or `Timeout` if no node serves the watch within the client's time
-    /// limit. The watch has then ended, and the error is told again.
+    /// limit. `Protocol` if what a node sends makes no sense, or one revision is larger
+    /// than a quarter of a gibibyte. The watch has then ended, and the error is told
+    /// again.
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped.
@@ -203,6 +206,8 @@ impl Watch {
         let Some(connection) = &mut self.connection else { return Ok(None) };
         let message = match connection.receive().await {
             Ok(message) => message,
+            // Any node would send it again.
+            Err(error @ Error::Protocol { .. }) => return Err(error),
             Err(error) => {
                 self.break_off(error);
                 return Ok(None);
@@ -236,7 +241,7 @@ impl Watch {
             tokio::time::sleep_until(broken.again.into()).await;
         }
         let stream = self.client.execute_as(&self.call()).await?;
-        let parser = Parser::new(LARGEST_MESSAGE);
+        let parser = Parser::new(self.largest_message);
         self.connection = Some(Connection { stream, created: None, parser, piece: Bytes::new() });
         Ok(())
     }
@@ -244,14 +249,14 @@ impl Watch {
     fn call(&self) -> Call {
         let mut query = Query::default();
         self.options.range.add_to_query(&mut query);
-        query.integer("from_revision", self.options.from_revision);
+        query.number("from_revision", self.options.from_revision);
         query.flag("previous", self.options.previous);
         let only = self.options.only.map(|kind| match kind {
             EventKind::Put => "put",
             EventKind::Delete => "delete",
         });
         query.text("only", only);
-        let path = query.append_to("/v1/watch".to_owned());
+        let path = query.append_to("/v1/watch");
         let call = Call::new(Method::GET, path, Effect::Read)
             .header(ACCEPT, HeaderValue::from_static("text/event-stream"));
         match self.passed {
@@ -316,7 +321,8 @@ impl Watch {
 }
 
 impl Connection {
-    /// The next message; an error if the connection is of no more use.
+    /// The next message; `Protocol` if what arrives is none, any other error if the
+    /// connection is of no more use.
     async fn receive(&mut self) -> Result<Message, Error> {
         loop {
             let mut rest = self.piece.as_ref();

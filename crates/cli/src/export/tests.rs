@@ -65,3 +65,15 @@ async fn a_folder_that_is_not_there_is_named() {
     assert_eq!(captured.run(&node, &["export", "--out", "/nowhere/at/all"]).await, Exit::Failed);
     assert!(captured.err().contains("cannot write /nowhere/at/all"), "{}", captured.err());
 }
+
+#[tokio::test]
+async fn an_export_whose_reader_has_gone_does_not_seem_complete() {
+    let node = Scripted::steps(two_pages()).await;
+    let mut captured = Captured::default();
+    let mut io = captured.io();
+    let mut closed = crate::testing::ClosedPipe;
+    io.out = &mut closed;
+    let command = crate::testing::parse(&["export", "--endpoints", node.addr()]).unwrap();
+    assert_eq!(crate::run_with(command, clap::Command::default, &mut io).await, Exit::BrokenPipe);
+    assert_eq!((captured.err(), node.requests().len()), ("", 1));
+}

@@ -109,6 +109,41 @@ async fn an_import_that_fails_says_where_it_stopped_and_how_to_go_on() {
     assert_eq!(captured.err(), expected);
 }
 
+fn refusal(message: &str) -> Step {
+    let error = json!({ "code": "invalid_request", "message": message, "details": {} });
+    Step::reply(400, json!({ "error": error }).to_string())
+}
+
+#[tokio::test]
+async fn a_key_that_is_refused_is_named_by_its_line_and_those_before_it_are_imported() {
+    for (refusal, said) in [
+        (refusal("operations[1].put.key is empty"), "line 1003: put.key is empty"),
+        (refusal("operations[1].put: the value is too large"), "line 1003: put: the value is too large"),
+    ] {
+        let (node, batches) = node(move |number| (number == 2).then(|| refusal.clone())).await;
+        let input = format!("{}\n{}", lines(1_001), lines(3));
+        let (exit, captured) = import(&node, &input, &["-"]).await;
+        let expected = format!(
+            "error: {said}; the import stopped at line 1003: 1001 keys before it are imported\n\
+             hint: go on with --from-line 1003, or import everything again: keys are only set once more\n"
+        );
+        assert_eq!((exit, captured.err()), (Exit::Failed, expected.as_str()));
+        let sizes: Vec<_> = batches.lock().unwrap().iter().map(Vec::len).collect();
+        assert_eq!(sizes, [1_000, 4, 1]);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_without_a_place_stops_before_the_whole_batch() {
+    for message in ["operations is too long", "operations[9].put.key is empty", "operations[x] is strange"] {
+        let (node, batches) = node(move |_| Some(refusal(message))).await;
+        let (_, captured) = import(&node, &lines(3), &["-"]).await;
+        let said = captured.err();
+        assert!(said.contains(message) && said.contains("stopped at line 1: 0 keys"), "{said}");
+        assert_eq!(batches.lock().unwrap().len(), 1);
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_outcome_is_told_as_one() {
     for step in [Step::Close, error(504, "outcome_unknown", 0)] {

@@ -39,13 +39,22 @@ async fn revoke_confirms_and_does_not_find_what_has_ended() {
 
 #[tokio::test]
 async fn keep_alive_renews_until_the_lease_has_ended() {
-    let renewed = || Step::reply(200, r#"{"revision":5,"id":7,"ttl":0}"#);
-    let steps = [renewed(), renewed(), Step::error(404, "lease_not_found")];
+    let renewed = || Step::reply(200, r#"{"revision":5,"id":7,"ttl":1}"#);
+    // Trouble that passes while the lease lives is none.
+    let steps = [renewed(), Step::error(500, "internal"), renewed(), Step::error(404, "lease_not_found")];
     let (exit, captured, sent) = run(steps, &["lease", "keep-alive", "7"]).await;
-    assert_eq!((exit, captured.out()), (Exit::NotFound, "lease 7 lives 0 s\nlease 7 lives 0 s\n"));
-    assert_eq!(sent, ["POST /v1/leases/7/keep-alive"; 3]);
+    assert_eq!((exit, captured.out()), (Exit::NotFound, "lease 7 lives 1 s\nlease 7 lives 1 s\n"));
+    assert_eq!(sent, ["POST /v1/leases/7/keep-alive"; 4]);
     let (exit, _, sent) = run([renewed()], &["lease", "keep-alive", "7", "--once"]).await;
     assert_eq!((exit, sent.len()), (Exit::Done, 1));
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_renewed_in_its_time_is_given_up_as_unavailable() {
+    let steps = [Step::reply(200, r#"{"revision":5,"id":7,"ttl":1}"#), Step::error(503, "unavailable")];
+    let (exit, captured, _) = run(steps, &["lease", "keep-alive", "7", "--json"]).await;
+    let error: Value = serde_json::from_str(captured.err()).unwrap();
+    assert_eq!((exit, &error["error"]["code"]), (Exit::Unavailable, &json!("lease_lost")));
 }
 
 #[tokio::test]

@@ -2,10 +2,9 @@
 //!
 //! Without a terminal it gets a process group of its own, so that signals reach its
 //! children too. On a terminal it stays in this process's group, which is the one that
-//! may read the terminal and that Ctrl-C is sent to.
+//! may read the terminal and that Ctrl-C and Ctrl-\ are sent to.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal as _, stdin};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -20,15 +19,16 @@ use crate::signals::{StopSignal, StopSignals};
 /// Shells tell of a death by a signal with this and its number.
 const KILLED_BY_SIGNAL: i32 = 128;
 
-/// Runs the command to its end and passes its exit code on.
+/// Runs the command to its end, in a process group of its own if `own_group`, and
+/// passes its exit code on.
 pub(super) async fn run(
     program: &OsStr,
     arguments: &[OsString],
     session: &Session,
     held: &Held,
+    own_group: bool,
     stop: &mut StopSignals,
 ) -> Result<(), Failure> {
-    let own_group = !stdin().is_terminal();
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -45,6 +45,13 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             biased;
+            // First, so that the signal that has just ended the command too is not taken
+            // for another one, which would cut the release short.
+            signal = stop.next() => {
+                if let Some(signal) = passed_to(own_group, signal) {
+                    send(&child, own_group, signal);
+                }
+            }
             status = child.wait() => {
                 let status = status.map_err(|error| failed(format!("cannot wait for the command: {error}")))?;
                 return passed_on(status);
@@ -55,14 +62,19 @@ pub(super) async fn run(
                 let _ = child.wait().await;
                 return Err(error.into());
             }
-            signal = stop.next() => match signal {
-                // The terminal has sent it to the whole group.
-                StopSignal::Interrupt if !own_group => {}
-                StopSignal::Interrupt => send(&child, own_group, Signal::INT),
-                StopSignal::Terminate => send(&child, own_group, Signal::TERM),
-                StopSignal::Hangup => send(&child, own_group, Signal::HUP),
-            }
         }
+    }
+}
+
+/// What the command is sent when this process gets a signal.
+pub(super) fn passed_to(own_group: bool, signal: StopSignal) -> Option<Signal> {
+    match signal {
+        // The terminal has sent it to the whole group.
+        StopSignal::Interrupt | StopSignal::Quit if !own_group => None,
+        StopSignal::Interrupt => Some(Signal::INT),
+        StopSignal::Quit => Some(Signal::QUIT),
+        StopSignal::Terminate => Some(Signal::TERM),
+        StopSignal::Hangup => Some(Signal::HUP),
     }
 }
 

@@ -1,11 +1,12 @@
 //! `lock` and `elect` against a scripted node that has one lock, with real commands.
 
-use std::time::Instant;
+use std::ffi::OsStr;
 
 use kvorum_client::scripted::{Request, Scripted, Step};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::signals::StopSignal;
 use crate::testing::Captured;
 
 fn item(key: &str, value: &str, revision: i64) -> Value {
@@ -81,20 +82,146 @@ async fn a_command_that_cannot_be_run_releases_the_lock() {
     assert!(captured.err().contains("/nowhere/at/all") && released(&node), "{}", captured.err());
 }
 
+/// Whether a process has ended, though perhaps nobody has waited for it yet.
+fn ended(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
+    !status.contains("State:") || status.contains("State:\tZ")
+}
+
 #[tokio::test]
-async fn a_lost_lock_kills_the_command_and_says_so_by_the_exit_code() {
+async fn a_lost_lock_kills_the_command_with_its_children_and_says_so_by_the_exit_code() {
     let node = node(1, "l/ab1", false).await;
-    let started = Instant::now();
-    let (exit, captured) = run(&node, &["lock", "l", "--", "sh", "-c", "sleep 60; true"]).await;
-    assert_eq!(exit, Exit::LeaseLost);
-    assert!(captured.err().contains("has ended") && started.elapsed().as_secs() < 30, "{}", captured.err());
-    assert_eq!(exit.code(), 6);
+    let path = std::env::temp_dir().join(format!("kvorum-lock-{}", std::process::id()));
+    let script = r#"sleep 600 & echo $! > "$1"; wait"#;
+    let command = ["lock", "l", "--", "sh", "-c", script, "sh", path.to_str().unwrap()];
+    let (exit, captured) = run(&node, &command).await;
+    let child = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!((exit, exit.code()), (Exit::LeaseLost, 6));
+    assert!(captured.err().contains("has ended"), "{}", captured.err());
+    while !ended(&child) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// These signals, each as soon as the one before it has been taken.
+fn signals(signals: &[StopSignal]) -> StopSignals {
+    let (tell, told) = tokio::sync::mpsc::channel(signals.len());
+    for signal in signals {
+        tell.try_send(*signal).unwrap();
+    }
+    StopSignals::scripted(told)
+}
+
+async fn holding(node: &Scripted) -> (Session, Held) {
+    let client = Client::builder().endpoints([node.addr()]).build().unwrap();
+    let session = client.session(Duration::from_secs(30)).await.unwrap();
+    let held = session.lock("l").await.unwrap();
+    (session, held)
+}
+
+#[tokio::test]
+async fn signals_reach_the_command_unless_the_terminal_has_sent_them_already() {
+    use StopSignal::{Hangup, Interrupt, Quit, Terminate};
+    use rustix::process::Signal;
+    for (signal, on_terminal, elsewhere) in [
+        (Interrupt, None, Signal::INT),
+        (Quit, None, Signal::QUIT),
+        (Terminate, Some(Signal::TERM), Signal::TERM),
+        (Hangup, Some(Signal::HUP), Signal::HUP),
+    ] {
+        let passed = [false, true].map(|own_group| child::passed_to(own_group, signal));
+        assert_eq!(passed, [on_terminal, Some(elsewhere)]);
+    }
+    let node = node(30, "l/ab1", true).await;
+    let (session, held) = holding(&node).await;
+    let run = async |own_group, signal, script: &str| {
+        let arguments = ["-c".into(), script.into()];
+        let mut stop = signals(&[signal]);
+        let outcome = child::run(OsStr::new("sh"), &arguments, &session, &held, own_group, &mut stop).await;
+        // It was taken, whatever became of the command in the same moment.
+        assert!(stop.next().now_or_never().is_none(), "{signal:?}");
+        outcome.err().map(|failure| failure.exit().code())
+    };
+    for (own_group, signal, script, code) in [
+        (true, Terminate, "sleep 600; exit 9", 143),
+        (false, Terminate, "exec sleep 600", 143),
+        (false, Interrupt, "exit 9", 9),
+        (false, Quit, "exit 9", 9),
+    ] {
+        assert_eq!(run(own_group, signal, script).await, Some(code), "{own_group} {signal:?}");
+    }
+}
+
+#[tokio::test]
+async fn signals_from_before_the_release_do_not_cut_it_short() {
+    // Which of two things that are ready is taken first must not be left to chance.
+    for _ in 0..10 {
+        let node = node(30, "l/ab1", true).await;
+        let (session, _) = holding(&node).await;
+        let mut captured = Captured::default();
+        let mut stop = signals(&[StopSignal::Interrupt, StopSignal::Terminate]);
+        release(session, &mut stop, &mut captured.io()).await;
+        assert!(released(&node) && captured.err().is_empty(), "{}", captured.err());
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_lost_in_the_queue_is_followed_by_another() {
+    let mut grants = 0;
+    let node = Scripted::start(move |request: &Request| {
+        let (revision, first) = if grants < 2 { (9, "l/1") } else { (15, "l/ab1") };
+        match (request.method.as_str(), request.target.as_str()) {
+            ("POST", "/v1/leases") => {
+                grants += 1;
+                Step::reply(201, r#"{"revision":5,"id":2737,"ttl":1}"#)
+            }
+            ("POST", "/v1/leases/2737/keep-alive") if grants < 2 => Step::error(404, "lease_not_found"),
+            ("POST", "/v1/leases/2737/keep-alive") => Step::reply(200, r#"{"revision":5,"id":2737,"ttl":1}"#),
+            ("DELETE", _) => Step::reply(200, r#"{"revision":20,"revoked":2737}"#),
+            ("POST", "/v1/txn") => {
+                let results = json!([
+                    { "put": { "revision": revision } },
+                    { "get": { "revision": revision, "items": [item(first, "", 3)], "count": 1 } },
+                ]);
+                let body = json!({ "revision": revision, "succeeded": true, "results": results });
+                Step::reply(200, body.to_string())
+            }
+            ("GET", target) if target.starts_with("/v1/watch") => {
+                Step::events(&[("created", 9, json!({ "revision": 9 }))], true)
+            }
+            _ => {
+                let items = [item("l/1", "", 3), item("l/ab1", "", 9)];
+                Step::reply(200, json!({ "revision": 9, "items": items, "more": false }).to_string())
+            }
+        }
+    })
+    .await;
+    let script = r#"exit "$KVORUM_LOCK_REVISION""#;
+    let (exit, captured) = run(&node, &["lock", "l", "--wait", "1m", "--", "sh", "-c", script]).await;
+    assert_eq!((exit, captured.err()), (Exit::Command(15), ""));
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_answer_in_time_has_not_said_that_the_lock_is_held() {
+    for silent in ["/v1/leases", "/v1/txn"] {
+        let node = Scripted::start(move |request: &Request| match request.target.as_str() {
+            target if target == silent => Step::Hang,
+            "/v1/leases" => Step::reply(201, r#"{"revision":5,"id":2737,"ttl":30}"#),
+            _ => Step::reply(200, r#"{"revision":20,"revoked":2737}"#),
+        })
+        .await;
+        let (exit, captured) =
+            run(&node, &["lock", "l", "--wait", "300ms", "-o", "json", "--", "true"]).await;
+        let error: Value = serde_json::from_str(captured.err()).unwrap();
+        assert_eq!((exit, &error["error"]["code"]), (Exit::Unavailable, &json!("timeout")), "{silent}");
+    }
 }
 
 #[tokio::test]
 async fn a_lock_that_is_taken_is_waited_for_no_longer_than_said() {
     let node = node(30, "l/1", true).await;
-    for wait in ["0s", "50ms"] {
+    for wait in ["0s", "1s"] {
         let (exit, captured) = run(&node, &["lock", "l", "--wait", wait, "-o", "json", "--", "true"]).await;
         assert_eq!(exit, Exit::ConditionFailed, "{wait}");
         let error: Value = serde_json::from_str(captured.err()).unwrap();
@@ -152,7 +279,7 @@ async fn a_reader_that_has_gone_does_not_keep_the_lock_held() {
     let mut closed = crate::testing::ClosedPipe;
     io.out = &mut closed;
     let command = crate::testing::parse(&["lock", "l", "--endpoints", node.addr()]).unwrap();
-    assert_eq!(crate::run_with(command, clap::Command::default, &mut io).await, Exit::Done);
+    assert_eq!(crate::run_with(command, clap::Command::default, &mut io).await, Exit::BrokenPipe);
     assert!(released(&node));
 }
 

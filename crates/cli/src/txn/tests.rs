@@ -12,9 +12,9 @@ fn answer(succeeded: bool) -> Step {
     let item = json!({ "key": "k\t", "value": "1", "create_revision": 2, "mod_revision": 3, "version": 2 });
     let body = json!({ "revision": 9, "succeeded": succeeded, "results": [
         { "put": { "revision": 9, "previous": item } },
-        { "delete": { "revision": 9, "deleted": 2 } },
+        { "delete": { "revision": 9, "deleted": 2, "previous": [] } },
         { "get": { "revision": 9, "items": [item], "count": 5, "more": true } },
-        { "txn": { "succeeded": false, "results": [{ "put": { "revision": 9 } }] } },
+        { "txn": { "succeeded": false, "results": [{ "put": { "revision": 9, "previous": null } }] } },
     ]});
     Step::reply(200, body.to_string())
 }
@@ -78,9 +78,11 @@ async fn words_of_the_command_line_become_a_transaction() {
 
 #[tokio::test]
 async fn a_document_goes_to_the_cluster_as_it_is() {
-    let document = r#"{"compare":[],"then":[{"put":{"key":"a","value":"1","later":true}}]}"#;
+    // A field that comes twice is for the cluster to refuse.
+    let document =
+        "{ \"then\": [{\"put\": {\"key\":\"a\", \"key\":\"b\", \"value\":\"1\", \"later\":true}}]}\n";
     let (exit, _, node) = run(answer(true), document, &["txn", "-", "--idempotency-key", "t"]).await;
-    assert_eq!((exit, body(&node)), (Exit::Done, serde_json::from_str(document).unwrap()));
+    assert_eq!((exit, node.requests()[0].body.as_slice()), (Exit::Done, document.as_bytes()));
     assert_eq!(node.requests()[0].header("idempotency-key"), Some("t"));
     let (exit, captured, node) = run(answer(true), "{", &["txn", "-"]).await;
     assert_eq!(exit, Exit::Usage);
@@ -106,9 +108,7 @@ async fn what_does_not_hold_is_told_by_the_exit_code_too() {
 async fn json_is_the_answer_of_the_api() {
     let (_, captured, _) = run(answer(true), "", &["txn", "--then", "get", "k", "-o", "json"]).await;
     let Step::Reply { body, .. } = answer(true) else { panic!("a reply") };
-    let (shown, expected): (Value, Value) =
-        (serde_json::from_str(captured.out()).unwrap(), serde_json::from_slice(&body).unwrap());
-    assert_eq!(shown, expected);
+    assert_eq!(captured.out(), String::from_utf8(body).unwrap() + "\n");
 }
 
 #[test]

@@ -61,11 +61,15 @@ async fn a_watch_asks_for_what_it_was_told() {
     assert_eq!(watch.next().await, Ok(WatchMessage::Created { revision: 4 }));
     client.watch(WatchOptions { range: Range::key([0xff]), ..WatchOptions::default() }).next().await.unwrap();
     client.watch(WatchOptions::default()).next().await.unwrap();
+    // The API takes no end without a start.
+    let range = Range::Between { start: None, end: Some("b".into()) };
+    client.watch(WatchOptions { range, ..WatchOptions::default() }).next().await.unwrap();
     let targets: Vec<_> = node.requests().iter().map(|request| request.target.clone()).collect();
     let expected = [
         "/v1/watch?prefix=a%20b%2F&from_revision=5&previous=true&only=delete",
         "/v1/watch?key=%FF",
         "/v1/watch",
+        "/v1/watch?start=%00&end=b",
     ];
     assert_eq!(targets, expected);
     assert_eq!(node.requests()[0].header("accept"), Some("text/event-stream"));
@@ -197,4 +201,26 @@ async fn a_watch_that_nobody_waited_for_loses_nothing() {
         WatchMessage::Created { .. } | WatchMessage::Progress { .. } => None,
     });
     assert_eq!(revisions.collect::<Vec<_>>(), [5, 6]);
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_end_the_watch_instead_of_being_asked_for_again() {
+    let Step::Stream { mut body, .. } = Step::events(&[created(4), change(5)], true) else {
+        panic!("a stream")
+    };
+    body.extend_from_slice(b"event: change\ndata: \xff\n\n");
+    let node = Scripted::steps([Step::Stream { body, stays: true }]).await;
+    let mut watch = client(&[&node], LONG).watch(WatchOptions::default());
+    let (revisions, error) = changes(&mut watch, 2).await;
+    assert!(matches!(error, Some(Error::Protocol { .. })), "{error:?}");
+    assert_eq!((revisions, watch.next().await.err(), node.requests().len()), (vec![5], error, 1));
+
+    let large = ("change", 6, json!({ "revision": 6, "events": [], "more": "x".repeat(1_000) }));
+    let node = Scripted::steps([Step::events(&[created(4), change(5), large], true)]).await;
+    let mut watch = client(&[&node], LONG).watch(WatchOptions::default());
+    watch.largest_message = 1_000;
+    let (revisions, error) = changes(&mut watch, 2).await;
+    let message = error.map(|error| error.to_string()).unwrap_or_default();
+    assert!(message.contains("larger than 1000 bytes"), "{message}");
+    assert_eq!((revisions, node.requests().len()), (vec![5], 1));
 }
