@@ -14,7 +14,7 @@ use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, Fo
 use crate::openraft_network::transport::{CallError, Purpose};
 
 /// Few, so that a busy follower sends few large requests.
-const BOUNDS: Bounds = Bounds { side_by_side: 2, writes: 512, bytes: 1 << 20 };
+const BOUNDS: Bounds = Bounds { side_by_side: 1, enough: 64, writes: 512, bytes: 1 << 20 };
 
 /// The way of writes to the leader, from a node that does not lead.
 pub(super) fn start(

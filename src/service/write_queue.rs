@@ -3,10 +3,12 @@
 //! While a batch is under way the next writes gather, so that the work that each
 //! batch costs (a message, a sync of the log, a round of answers) is shared by the
 //! more writes the busier the node is, and an idle one sends each write at once. The
-//! batches that end set the pace. Where each takes long because the peers are far
-//! away, the next one does not wait for it for ever.
+//! batches that end set the pace, unless enough writes have gathered to be worth a
+//! batch of their own, or the peers are so far away that each takes long.
 
+use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ pub(super) type Answer = Result<Outcome, ForwardError>;
 pub(super) struct Bounds {
     /// Batches under way for which no next one waits.
     pub(super) side_by_side: usize,
+    /// So many writes do not wait for others.
+    pub(super) enough: usize,
     /// Most writes of one.
     pub(super) writes: usize,
     /// Most bytes of proposals of one, apart from its last write.
@@ -123,14 +127,40 @@ where
 {
     let places = Arc::new(Semaphore::new(BATCHES));
     let lanes = Arc::new(Semaphore::new(bounds.side_by_side));
+    let mut gathered = VecDeque::new();
     let mut last_began = Instant::now();
-    while let Some(first) = queue.recv().await {
+    loop {
+        if gathered.is_empty() {
+            match queue.recv().await {
+                Some(first) => gathered.push_back(first),
+                None => return,
+            }
+        }
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        // Waiting here is what lets writes gather.
-        let lane =
-            tokio::time::timeout_at(last_began + LONGEST_GATHERING, Arc::clone(&lanes).acquire_owned());
-        let lane = lane.await.ok();
-        let (proposals, answers) = gather(first, &mut queue, bounds);
+        let lane = {
+            let mut lane = pin!(Arc::clone(&lanes).acquire_owned());
+            let mut longest = pin!(tokio::time::sleep_until(last_began + LONGEST_GATHERING));
+            loop {
+                while gathered.len() < bounds.writes
+                    && let Ok(job) = queue.try_recv()
+                {
+                    gathered.push_back(job);
+                }
+                if gathered.len() >= bounds.enough {
+                    break None;
+                }
+                tokio::select! {
+                    biased;
+                    lane = &mut lane => break lane.ok(),
+                    () = &mut longest => break None,
+                    job = queue.recv() => match job {
+                        Some(job) => gathered.push_back(job),
+                        None => break None,
+                    },
+                }
+            }
+        };
+        let (proposals, answers) = batch(&mut gathered, bounds);
         if proposals.is_empty() {
             continue;
         }
@@ -143,24 +173,20 @@ where
     }
 }
 
-/// The writes that wait, as many as a batch may have.
-fn gather(
-    first: Job,
-    queue: &mut mpsc::Receiver<Job>,
-    bounds: Bounds,
-) -> (Vec<Proposal>, Vec<oneshot::Sender<Answer>>) {
+/// The writes that came first, as many as a batch may have.
+fn batch(gathered: &mut VecDeque<Job>, bounds: Bounds) -> (Vec<Proposal>, Vec<oneshot::Sender<Answer>>) {
     let (mut proposals, mut answers) = (Vec::new(), Vec::new());
     let mut bytes = 0;
-    let mut next = Some(first);
-    while let Some(Job { proposal, answer }) = next {
+    while proposals.len() < bounds.writes
+        && bytes < bounds.bytes
+        && let Some(Job { proposal, answer }) = gathered.pop_front()
+    {
         // Whoever gave up while it waited must not be surprised later.
         if !answer.is_closed() {
             bytes += proposal.as_bytes().len();
             proposals.push(proposal);
             answers.push(answer);
         }
-        let is_full = proposals.len() >= bounds.writes || bytes >= bounds.bytes;
-        next = if is_full { None } else { queue.try_recv().ok() };
     }
     (proposals, answers)
 }
@@ -170,7 +196,7 @@ mod tests {
     use super::*;
     use crate::command::{Command, OutcomeResult};
 
-    const WIDE: Bounds = Bounds { side_by_side: 1, writes: 100, bytes: 1 << 20 };
+    const WIDE: Bounds = Bounds { side_by_side: 1, enough: 100, writes: 100, bytes: 1 << 20 };
 
     type Batches = mpsc::Receiver<(Vec<Proposal>, Waiting, oneshot::Sender<()>)>;
 
@@ -222,6 +248,16 @@ mod tests {
         let _second = queue.put(write("b")).await.unwrap();
         assert_eq!(batches.recv().await.unwrap().0, [write("b")]);
         drop(under_way);
+    }
+
+    #[tokio::test]
+    async fn enough_writes_do_not_wait_for_the_batch_under_way() {
+        let (queue, mut batches) = queue(Bounds { enough: 2, ..WIDE });
+        let _first = queue.put(write("a")).await.unwrap();
+        let _under_way = batches.recv().await.unwrap();
+        // Together, so that time alone can't part them.
+        let (_second, _third) = tokio::join!(queue.put(write("b")), queue.put(write("c")));
+        assert_eq!(batches.recv().await.unwrap().0, [write("b"), write("c")]);
     }
 
     #[tokio::test]
