@@ -20,8 +20,25 @@ use crate::error::Error;
 const QUEUE: usize = 16_384;
 /// Most leases in one command, so that applying it holds nobody up.
 const MAX_BATCH: usize = 1_024;
-/// Least time from one proposal to the next that isn't full.
-const PACE: Duration = Duration::from_millis(20);
+/// The pace of a node. Those who keep very many leases alive do so side by side, and gain
+/// nothing from a quick answer; whoever renews one after the other waits for each.
+const PACE: Pace = Pace { quick: Duration::from_millis(20), crowded: Duration::from_millis(100) };
+/// A proposal of so many leases is one of a crowd.
+const CROWD: usize = 64;
+
+/// Least times from one proposal to the next that isn't full.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    quick: Duration,
+    /// After a proposal that was one of a crowd.
+    crowded: Duration,
+}
+
+impl Pace {
+    fn after(self, leases: usize) -> Duration {
+        if leases < CROWD { self.quick } else { self.crowded }
+    }
+}
 
 /// Renews leases, however that is done.
 pub(super) trait Renew: Send + 'static {
@@ -85,7 +102,7 @@ impl RenewalQueue {
     }
 }
 
-async fn serve(mut queue: mpsc::Receiver<Job>, renew: impl Renew + Sync, pace: Duration) {
+async fn serve(mut queue: mpsc::Receiver<Job>, renew: impl Renew + Sync, pace: Pace) {
     let mut jobs = Vec::new();
     let mut earliest = Instant::now();
     while queue.recv_many(&mut jobs, MAX_BATCH).await > 0 {
@@ -97,7 +114,7 @@ async fn serve(mut queue: mpsc::Receiver<Job>, renew: impl Renew + Sync, pace: D
                 jobs.push(job);
             }
         }
-        earliest = Instant::now() + pace;
+        earliest = Instant::now() + pace.after(jobs.len());
         let renewed = renew.renew(jobs.iter().map(|job| job.id).collect()).await;
         match renewed {
             Ok(Renewed { revision, ttls }) => {
@@ -138,7 +155,7 @@ mod tests {
 
         fn start(&self, pace: Duration) -> Renewals {
             let (renewals, queue) = Renewals::new(1);
-            tokio::spawn(serve(queue.jobs, self.clone(), pace));
+            tokio::spawn(serve(queue.jobs, self.clone(), Pace { quick: pace, crowded: pace }));
             renewals
         }
 
@@ -231,6 +248,24 @@ mod tests {
             });
             futures_util::future::join_all(staggered).await;
             assert_eq!(fake.sizes(), [1, 10]);
+        });
+    }
+
+    #[test]
+    fn a_crowd_is_gathered_for_longer() {
+        run(async {
+            let fake = Fake::new(99);
+            let (renewals, queue) = Renewals::new(1);
+            tokio::spawn(serve(queue.jobs, fake.clone(), Pace { quick: Duration::ZERO, crowded: LONG_PACE }));
+            many(renewals.clone(), 0..CROWD as i64).await;
+            let began = Instant::now();
+            renewals.renew(2).await.unwrap();
+            assert!(began.elapsed() >= LONG_PACE / 2);
+            let before = fake.sizes().len();
+            for _ in 0..3 {
+                renewals.renew(2).await.unwrap();
+            }
+            assert_eq!(fake.sizes().len(), before + 3);
         });
     }
 

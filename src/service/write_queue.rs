@@ -218,8 +218,8 @@ mod tests {
         Command::put(key.to_owned(), "v").encode()
     }
 
-    fn done(revision: i64) -> Answer {
-        Ok(Outcome { revision, result: OutcomeResult::Nothing })
+    fn done(revision: i64) -> Outcome {
+        Outcome { revision, result: OutcomeResult::Nothing }
     }
 
     #[tokio::test]
@@ -230,14 +230,14 @@ mod tests {
         assert_eq!(proposals, [write("a")]);
         let second = queue.put(write("b")).await.unwrap();
         let third = queue.put(write("c")).await.unwrap();
-        waiting.answer(done(1));
-        assert_eq!(first.answer().await, done(1));
+        waiting.answer(Ok(done(1)));
+        assert_eq!(first.answer().await, Ok(done(1)));
         end.send(()).unwrap();
         let (proposals, mut waiting, _end) = batches.recv().await.unwrap();
         assert_eq!(proposals, [write("b"), write("c")]);
-        waiting.answer(done(2));
-        waiting.answer(done(3));
-        assert_eq!((second.answer().await, third.answer().await), (done(2), done(3)));
+        waiting.answer(Ok(done(2)));
+        waiting.answer(Ok(done(3)));
+        assert_eq!((second.answer().await, third.answer().await), (Ok(done(2)), Ok(done(3))));
     }
 
     #[tokio::test]
