@@ -124,6 +124,7 @@ impl<'a> EventBody<'a> {
 pub(super) async fn watch<B: Backend>(call: Call<B>) -> Result<HttpResponse, Failure> {
     let query =
         call.query(&["key", "prefix", "start", "end", "from_revision", "previous", "only", "progress"])?;
+    call.check_query_keys(&query, &["key", "prefix", "start", "end"])?;
     let keys = keys(&query)?;
     let (no_put, no_delete) = match query.bytes("only").map(AsRef::as_ref) {
         None => (false, false),
