@@ -85,12 +85,12 @@ impl Service {
         let membership = self.view().membership;
         let voters: std::collections::BTreeSet<_> = membership.voter_ids().collect();
         let url = |addr: String| format!("http://{addr}");
-        let members = membership.nodes().map(|(id, member)| etcd::Member {
-            id: *id,
-            peer_urls: vec![url(member.addr.clone())],
-            is_learner: !voters.contains(id),
-            name: format!("node-{id}"),
-            client_urls: self.inner.client_addrs.known(*id).into_iter().map(url).collect(),
+        let members = self.known_members().into_iter().map(|member| etcd::Member {
+            id: member.id,
+            peer_urls: vec![url(member.addr)],
+            is_learner: member.is_learner,
+            name: format!("node-{}", member.id),
+            client_urls: member.client_addr.into_iter().map(url).collect(),
         });
         members.collect()
     }
