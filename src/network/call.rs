@@ -149,6 +149,14 @@ impl<B: Backend> Call<B> {
         }
     }
 
+    /// Checks the lengths of the parameters that name keys or begins of keys. Empty ones pass:
+    /// what they stand for is the route's to say.
+    pub(super) fn check_query_keys(&self, query: &Query, names: &[&'static str]) -> Result<(), Failure> {
+        let given = names.iter().filter_map(|name| Some((*name, query.bytes(name)?)));
+        let mut keys = given.filter(|(_, key)| !key.is_empty());
+        keys.try_for_each(|(name, key)| self.check_key(name, key))
+    }
+
     /// The client's token that makes the write apply at most once.
     pub(super) fn idempotency(&self) -> Result<Option<Idempotency>, Failure> {
         let mut tokens = self.request.headers().get_all("idempotency-key");

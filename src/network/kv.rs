@@ -18,6 +18,7 @@ use super::paced;
 use super::query::{CONSISTENCY, Query};
 use crate::command::{Command, Condition, Outcome, OutcomeResult, Write};
 use crate::error::Error;
+use crate::keyspace::KeyRange;
 use crate::mvcc::{KeyValue, RangeQuery, Record};
 use crate::service::Consistency;
 
@@ -400,15 +401,13 @@ impl Listing {
 
     /// The range that is asked for, if one is: its start and its exclusive end.
     fn range<B: Backend>(call: &Call<B>, query: &Query) -> Result<Option<(Bytes, Option<Bytes>)>, Failure> {
-        let limit = call.backend().limits().max_key_bytes;
-        for name in ["prefix", "start", "end"] {
-            if let Some(size) = query.bytes(name).map(Bytes::len).filter(|size| *size > limit) {
-                return Err(Error::TooLarge { what: name, size, limit, option: "max_key_bytes" }.into());
-            }
-        }
+        call.check_query_keys(query, &["prefix", "start", "end"])?;
         match (query.bytes("prefix"), query.bytes("start"), query.bytes("end")) {
             (None, None, None) => Ok(None),
-            (Some(prefix), None, None) => Ok(Some((prefix.clone(), after_prefix(prefix)))),
+            (Some(prefix), None, None) => {
+                let range = KeyRange::prefix(prefix.clone());
+                Ok(Some((range.start().clone(), range.end())))
+            }
             (None, start, end) => {
                 let start = start.cloned().unwrap_or_default();
                 let end = end.filter(|end| !end.is_empty()).cloned();
@@ -418,39 +417,6 @@ impl Listing {
                 Ok(Some((start, end)))
             }
             (Some(_), _, _) => Err(Failure::invalid("prefix can't be combined with start or end")),
-        }
-    }
-}
-
-/// The first key after all that begin with `prefix`; `None` if nothing comes after them.
-fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
-    let kept = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
-    let mut end: Vec<u8> = prefix.iter().take(kept + 1).copied().collect();
-    *end.last_mut()? += 1;
-    Some(end.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn nothing_comes_after_a_prefix_of_highest_bytes() {
-        assert_eq!(after_prefix(b""), None);
-        assert_eq!(after_prefix(b"\xff\xff"), None);
-        assert_eq!(after_prefix(b"a\xff").unwrap(), &b"b"[..]);
-    }
-
-    proptest! {
-        #[test]
-        fn a_key_is_in_a_prefixs_range_exactly_if_it_has_the_prefix(
-            prefix in proptest::collection::vec(prop_oneof![Just(0xff), Just(b'a'), any::<u8>()], 0..4),
-            key in proptest::collection::vec(prop_oneof![Just(0xff), Just(b'a'), any::<u8>()], 0..6),
-        ) {
-            let end = after_prefix(&prefix);
-            let inside = key >= prefix && end.is_none_or(|end| key < end);
-            prop_assert_eq!(inside, key.starts_with(&prefix));
         }
     }
 }

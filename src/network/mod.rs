@@ -22,10 +22,10 @@
 //!    not list the whole store.
 //!
 //! A request runs `server` (routes) → `call` (limits, credentials, body,
-//! query) → a handler in `api`, `kv`, `txn`, `batch`, `leases`, `compaction`,
-//! `management` or `status` → [`Backend`]; failures become answers in `error`.
-//! `openapi` describes all routes, and a test holds it equal to what `routes`
-//! serves.
+//! query) → a handler in `api`, `kv`, `txn`, `batch`, `watch`, `leases`,
+//! `compaction`, `management` or `status` → [`Backend`]; failures become answers
+//! in `error`. `openapi` describes all routes, and a test holds it equal to what
+//! `routes` serves.
 
 pub mod etcd_gateway;
 pub mod raft;

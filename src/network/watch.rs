@@ -124,6 +124,7 @@ impl<'a> EventBody<'a> {
 pub(super) async fn watch<B: Backend>(call: Call<B>) -> Result<HttpResponse, Failure> {
     let query =
         call.query(&["key", "prefix", "start", "end", "from_revision", "previous", "only", "progress"])?;
+    call.check_query_keys(&query, &["key", "prefix", "start", "end"])?;
     let keys = keys(&query)?;
     let (no_put, no_delete) = match query.bytes("only").map(AsRef::as_ref) {
         None => (false, false),
@@ -143,9 +144,12 @@ pub(super) async fn watch<B: Backend>(call: Call<B>) -> Result<HttpResponse, Fai
         ..WatchRequest::of(keys)
     };
     // What is acknowledged when the call begins is past, whichever node it comes to.
-    let from = match wanted {
-        Some(from) => from,
-        None => call.backend().revision(Consistency::Linearizable).await?.saturating_add(1),
+    let from = if let Some(from) = wanted {
+        from
+    } else {
+        // Until that is known this is a request like any other.
+        let _permit = call.admit()?;
+        call.backend().revision(Consistency::Linearizable).await?.saturating_add(1)
     };
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")));

@@ -28,6 +28,12 @@ const EXPORTS_AT_ONCE: usize = 2;
 /// Bytes of keys and values that are sorted in memory.
 const SORTED_IN_MEMORY_BYTES: usize = 16 << 20;
 
+/// Free disk that a snapshot leaves to the node, which stops when it can't write any more.
+const SPARED_BYTES: u64 = 64 << 20;
+/// Items that are written between two looks at how much of the disk is free: few enough that
+/// large ones don't take what is spared.
+const ITEMS_BETWEEN_LOOKS: u32 = 16;
+
 /// The places of snapshots that are made or read.
 pub(super) fn places() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(EXPORTS_AT_ONCE))
@@ -66,6 +72,8 @@ enum ExportError {
     Write(#[from] etcd::WriteError),
     #[error("a temporary file: {0}")]
     File(#[from] io::Error),
+    #[error("its disk has {free} bytes free, and {wanted} are needed")]
+    Full { free: u64, wanted: u64 },
     #[error("it is not wanted any more")]
     Abandoned,
 }
@@ -82,15 +90,13 @@ impl Service {
     }
 
     fn etcd_members(&self) -> Vec<etcd::Member> {
-        let membership = self.view().membership;
-        let voters: std::collections::BTreeSet<_> = membership.voter_ids().collect();
         let url = |addr: String| format!("http://{addr}");
-        let members = membership.nodes().map(|(id, member)| etcd::Member {
-            id: *id,
-            peer_urls: vec![url(member.addr.clone())],
-            is_learner: !voters.contains(id),
-            name: format!("node-{id}"),
-            client_urls: self.inner.client_addrs.known(*id).into_iter().map(url).collect(),
+        let members = self.known_members().into_iter().map(|member| etcd::Member {
+            id: member.id,
+            peer_urls: vec![url(member.addr)],
+            is_learner: member.is_learner,
+            name: format!("node-{}", member.id),
+            client_urls: member.client_addr.into_iter().map(url).collect(),
         });
         members.collect()
     }
@@ -100,7 +106,7 @@ impl EtcdExport {
     /// Makes the snapshot.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the disk fails or is full.
+    /// [`Error::Conflict`] when the disk has too little room, [`Error::Internal`] when it fails.
     ///
     /// # Cancel safety
     /// When dropped, the making ends soon and leaves nothing.
@@ -117,16 +123,24 @@ impl EtcdExport {
                 |purpose: &str| unnamed_file(dir, &format!("{purpose}-{}", store.next_snapshot_name()));
             let (snapshot, scratch) = (file("etcd")?, file("etcd-sort")?);
             let current = store.store();
+            // What it will take is not known, but hardly less than what is compressed now.
+            has_free(dir, current.disk_bytes().saturating_add(SPARED_BYTES))?;
             let moment = current.moment()?;
             let info = snapshot_info(&moment, store.applied_log_id(), members);
-            let sealed = write(&moment, info, snapshot, scratch, &abandoned)?;
+            let sealed = write(&moment, info, snapshot, scratch, brakes(dir, SPARED_BYTES, &abandoned))?;
             // The place is kept until here, also when nobody waits for it any more.
             Ok(EtcdSnapshot { file: sealed.file, size: sealed.size, _place: place })
         });
         let failed =
             |reason: String| Error::Internal { node, reason: format!("making a snapshot: {reason}") };
         match making.await {
-            Ok(made) => made.map_err(|error: ExportError| failed(error.to_string())),
+            Ok(made) => made.map_err(|error: ExportError| {
+                if let ExportError::Full { .. } = error {
+                    let message = format!("no snapshot is made on node {node}: {error}; ask another node");
+                    return Error::Conflict { code: "disk_full", message };
+                }
+                failed(error.to_string())
+            }),
             Err(error) => Err(failed(error.to_string())),
         }
     }
@@ -139,6 +153,30 @@ fn unnamed_file(dir: &Path, name: &str) -> io::Result<File> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
     fs::remove_file(&path)?;
     Ok(file)
+}
+
+/// Ends the making of a snapshot when nobody waits for it any more, and before less than
+/// `spared` bytes of the disk of `dir` are free. To be asked before each item.
+fn brakes(dir: &Path, spared: u64, abandoned: &AtomicBool) -> impl FnMut() -> Result<(), ExportError> {
+    let mut items = 0_u32;
+    move || {
+        if abandoned.load(Ordering::Relaxed) {
+            return Err(ExportError::Abandoned);
+        }
+        if items.is_multiple_of(ITEMS_BETWEEN_LOOKS) {
+            has_free(dir, spared)?;
+        }
+        items = items.wrapping_add(1);
+        Ok(())
+    }
+}
+
+/// Fails if less than `wanted` bytes of the disk of `dir` are free. What does not tell its
+/// size is taken to have room.
+fn has_free(dir: &Path, wanted: u64) -> Result<(), ExportError> {
+    let disk = rustix::fs::statvfs(dir).map_err(io::Error::from)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if disk.f_blocks > 0 && free < wanted { Err(ExportError::Full { free, wanted }) } else { Ok(()) }
 }
 
 fn snapshot_info(
@@ -156,15 +194,15 @@ fn snapshot_info(
     }
 }
 
-/// Writes all of `moment` into `snapshot`, with `scratch` for what has to be sorted.
+/// Writes all of `moment` into `snapshot`, with `scratch` for what has to be sorted, for as
+/// long as `check` has no objections.
 fn write(
     moment: &Moment<'_>,
     info: etcd::SnapshotInfo,
     snapshot: File,
     scratch: File,
-    abandoned: &AtomicBool,
+    mut check: impl FnMut() -> Result<(), ExportError>,
 ) -> Result<etcd::Sealed, ExportError> {
-    let check = || if abandoned.load(Ordering::Relaxed) { Err(ExportError::Abandoned) } else { Ok(()) };
     let mut writer = etcd::Writer::new(snapshot, info)?;
     moment.leases(|lease, left_ms| {
         check()?;

@@ -107,6 +107,12 @@ impl Service {
         self.wait_for(consistency, deadline).await?;
         let membership = self.view().membership;
         self.hear_of(&membership).await;
+        Ok(self.known_members())
+    }
+
+    /// All members in the order of their ids, as far as this node has heard of them.
+    pub(super) fn known_members(&self) -> Vec<ClusterMember> {
+        let membership = self.view().membership;
         let voters: std::collections::BTreeSet<_> = membership.voter_ids().collect();
         let listed = membership.nodes().map(|(id, member)| ClusterMember {
             id: *id,
@@ -114,7 +120,7 @@ impl Service {
             client_addr: self.inner.client_addrs.known(*id),
             is_learner: !voters.contains(id),
         });
-        Ok(listed.collect())
+        listed.collect()
     }
 
     /// Asks members for their status, if it is time to: in the background, unless

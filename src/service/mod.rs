@@ -37,4 +37,4 @@ pub use handle::{Service, ServiceOptions, ServiceParts};
 pub use kv::Consistency;
 pub use lease::{LeaseGranted, LeaseRenewed, LeaseStatus, MAX_LEASE_TTL};
 pub use member_list::ClusterMember;
-pub use status::{Identity, MemberStatus, Members, SnapshotInfo, StateHash, Status};
+pub use status::{Identity, MemberStatus, Members, RaisedAlarm, SnapshotInfo, StateHash, Status};

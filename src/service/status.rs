@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::handle::Service;
+use crate::command::Alarm;
 use crate::error::Error;
 use crate::openraft_network::forward::{ManageRequest, ManageResponse};
 use crate::openraft_network::transport::Purpose;
@@ -73,6 +74,24 @@ pub struct Status {
     pub resident_bytes: u64,
     /// Seconds since it started.
     pub uptime_seconds: u64,
+    /// The raised alarms that it knows of.
+    #[serde(default)]
+    pub alarms: Vec<RaisedAlarm>,
+}
+
+/// An alarm that is raised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RaisedAlarm {
+    /// Whose it is; any number.
+    pub member_id: u64,
+    /// `NOSPACE` or `CORRUPT`.
+    pub alarm: String,
+}
+
+impl RaisedAlarm {
+    fn of(Alarm { kind, member }: Alarm) -> Self {
+        Self { member_id: member, alarm: kind.to_string() }
+    }
 }
 
 /// One member as the answering node sees it.
@@ -233,6 +252,7 @@ impl Service {
             data_bytes: store.disk_bytes() + self.inner.data.log_bytes(),
             resident_bytes: resident_bytes(),
             uptime_seconds: self.inner.started.elapsed().as_secs(),
+            alarms: self.known_alarms().into_iter().map(RaisedAlarm::of).collect(),
         }
     }
 

@@ -11,6 +11,7 @@ use kvorum_etcd_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use kvorum_etcd_proto::etcdserverpb::kv_client::KvClient;
 use kvorum_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kvorum_etcd_snapshot::{Event, Reader};
+use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -329,12 +330,18 @@ async fn alarms_are_raised_listed_and_disarmed_through_any_node() {
         let told = ["alarm:NOSPACE", "memberID:2 alarm:NOSPACE", "memberID:1 alarm:CORRUPT"];
         assert_eq!(status.errors, told);
     }
+    for id in [1, 2] {
+        let raised = cluster.http.get(cluster.addr(id), "/v1/status").await.ok().json()["alarms"].take();
+        let alarm = |member, alarm| json!({"member_id": member, "alarm": alarm});
+        assert_eq!(raised, json!([alarm(0, "NOSPACE"), alarm(2, "NOSPACE"), alarm(1, "CORRUPT")]));
+    }
     assert_eq!(alarms(&two, Deactivate, 0, Any).await, []);
     for (member, kind) in [(0, Nospace), (1, Corrupt), (2, Nospace)] {
         assert_eq!(alarms(&two, Deactivate, member, kind).await, [(member, kind)]);
         assert_eq!(alarms(&two, Deactivate, member, kind).await, []);
     }
     assert_eq!(alarms(&one, Get, 0, Any).await, []);
+    assert_eq!(cluster.status(1).await.alarms, []);
     let unknown = pb::AlarmRequest { action: Get.into(), member_id: 0, alarm: 3 };
     assert_eq!(one.clone().alarm(unknown).await.unwrap_err().code(), Code::InvalidArgument);
 }

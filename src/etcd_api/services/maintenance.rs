@@ -1,7 +1,8 @@
 //! The maintenance service: state, hashes, leadership and snapshots of the node that is asked.
 //!
 //! Alarms are of the whole cluster: whoever is asked raises, disarms and lists them. There is
-//! nothing to defragment: space that is no longer needed is given back by itself. Hashes are of the history of changes, and comparable between nodes alone.
+//! nothing to defragment: space that is no longer needed is given back by itself. Hashes are of
+//! the history of changes, and comparable between nodes alone.
 
 use std::sync::Arc;
 

@@ -40,6 +40,7 @@ fn requests_beyond_the_bound_are_refused_at_once_and_status_calls_are_not() {
         ("GET", "/v1/kv/k", ""),
         ("DELETE", "/v1/kv/k", ""),
         ("GET", "/v1/kv", ""),
+        ("GET", "/v1/watch", ""),
         ("POST", "/v1/txn", "{}"),
         ("POST", "/v1/batch", r#"{"operations":[]}"#),
         ("POST", "/v1/leases", r#"{"ttl":30}"#),

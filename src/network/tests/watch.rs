@@ -151,6 +151,10 @@ fn what_makes_no_sense_is_refused_by_name() {
         answer.error(400, "invalid_request");
         assert!(answer.message().contains(name), "{query}: {}", answer.message());
     }
+    for name in ["key", "prefix", "start", "start=a&end"] {
+        let answer = t.call("GET", &format!("/v1/watch?{name}={}", "k".repeat(65)), "");
+        assert_eq!(answer.error(413, "too_large")["option"], "max_key_bytes", "{name}");
+    }
     for seen in ["x", "-1", "9223372036854775807"] {
         let answer = t.call_with("GET", "/v1/watch", &[("Last-Event-ID", seen)], "");
         answer.error(400, "invalid_request");

@@ -38,7 +38,7 @@ fn exported_of(store: &Store) -> Reader {
     };
     let info = snapshot_info(&moment, None, vec![member]);
     let file = || tempfile::tempfile().unwrap();
-    let sealed = write(&moment, info, file(), file(), &AtomicBool::new(false)).unwrap();
+    let sealed = write(&moment, info, file(), file(), || Ok(())).unwrap();
     assert_eq!(sealed.size % 512, 32);
     Reader::open(sealed.file).unwrap()
 }
@@ -128,12 +128,18 @@ fn leases_go_along_with_what_they_have_left() {
 }
 
 #[test]
-fn nothing_more_is_written_once_nobody_waits() {
-    let (_dir, store) = store();
+fn nothing_more_is_written_once_nobody_waits_or_the_disk_is_full() {
+    let (dir, store) = store();
     write_keys(&store, &[("a", Some("1"), 0)]);
     let moment = store.moment().unwrap();
-    let info = snapshot_info(&moment, None, Vec::new());
-    let file = || tempfile::tempfile().unwrap();
-    let written = write(&moment, info, file(), file(), &AtomicBool::new(true));
+    let write_with = |spared, abandoned| {
+        let file = || tempfile::tempfile().unwrap();
+        let info = snapshot_info(&moment, None, Vec::new());
+        write(&moment, info, file(), file(), brakes(dir.path(), spared, &AtomicBool::new(abandoned)))
+    };
+    assert!(write_with(0, false).is_ok());
+    let written = write_with(0, true);
     assert!(matches!(written, Err(ExportError::Abandoned)), "{written:?}");
+    let written = write_with(u64::MAX, false);
+    assert!(matches!(written, Err(ExportError::Full { wanted: u64::MAX, .. })), "{written:?}");
 }

@@ -20,18 +20,9 @@ enum Step {
     Compact(i64),
     /// Revisions that come with a snapshot; then compacts as above, if at all.
     Install(Vec<usize>, Option<i64>),
-    Create {
-        session: usize,
-        keys: KeyRange,
-        /// The start, relative to the revision after the last one.
-        from: Option<i64>,
-        no_put: bool,
-        no_delete: bool,
-        with_previous: bool,
-        fragment: bool,
-        progress: bool,
-        id: Option<i64>,
-    },
+    /// A session asks for a watcher, whose start is relative to the revision after
+    /// the last one.
+    Create(usize, WatchRequest),
     Cancel(usize, i64),
     RequestProgress(usize),
     /// The interval of progress messages passes.
@@ -62,16 +53,10 @@ fn create() -> impl Strategy<Value = Step> {
     let filters = (prop::bool::weighted(0.2), prop::bool::weighted(0.2));
     let id = prop::option::weighted(0.2, 0_i64..6);
     (0..SESSIONS, keys(), from, filters, flags, id).prop_map(
-        |(session, keys, from, (no_put, no_delete), [with_previous, fragment, progress], id)| Step::Create {
-            session,
-            keys,
-            from,
-            no_put,
-            no_delete,
-            with_previous,
-            fragment,
-            progress,
-            id,
+        |(session, keys, from, (no_put, no_delete), [with_previous, fragment, progress], id)| {
+            let request =
+                WatchRequest { keys, from, with_previous, no_put, no_delete, progress, fragment, id };
+            Step::Create(session, request)
         },
     )
 }
@@ -265,26 +250,15 @@ impl World {
                     self.compact(before_last);
                 }
             }
-            Step::Create {
-                session,
-                keys,
-                from,
-                no_put,
-                no_delete,
-                with_previous,
-                fragment,
-                progress,
-                id,
-            } => {
+            Step::Create(session, asked) => {
                 let next = self.fixture.memory.state.lock().revision() + 1;
-                let from = from.map(|from| next + from);
-                let request =
-                    WatchRequest { keys, from, with_previous, no_put, no_delete, progress, fragment, id };
+                let from = asked.from.map(|from| next + from);
+                let request = WatchRequest { from, ..asked };
                 let client = &mut self.clients[session];
                 let is_used = |id| client.watchers.iter().any(|(other, it)| *other == id && !it.is_ended);
                 match client.session.create(request.clone()) {
                     Ok(given) => {
-                        assert!(id.is_none_or(|id| id == given));
+                        assert!(request.id.is_none_or(|id| id == given));
                         let start = from.unwrap_or(next).max(OLDEST_REVISION);
                         let (told, is_created) = (Vec::new(), false);
                         let expected =
@@ -293,7 +267,7 @@ impl World {
                     }
                     Err(refusal) => {
                         assert_eq!(refusal, WatchRefusal::DuplicateId);
-                        assert!(is_used(id.expect("only chosen ids can be in use")));
+                        assert!(is_used(request.id.expect("only chosen ids can be in use")));
                     }
                 }
             }
