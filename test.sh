@@ -85,9 +85,11 @@ end_parts() {
     rm -f "$PARTS"
 }
 
+binary=''
+
 # An older binary must not stand in for one that does not build.
 build_release() {
-    [[ -z ${binary-} ]] || return 0
+    [[ -z $binary ]] || return 0
     binary=$KVORUM_BIN
     step 'release build' build || binary=$KVORUM_BIN.not-built
 }
@@ -102,14 +104,23 @@ run_scenario() {
     SCENARIO_RESULTS=$PARTS tests/scenario/cluster.sh "$binary"
 }
 
+# An example is no binary of the workspace, so it is built besides.
+build_sample() {
+    sample=$(dirname "$KVORUM_BIN")/examples/sample
+    step 'build of the program for sample snapshots' cargo build "${CARGO_SELECTION[@]}" --example sample ||
+        sample+=.not-built
+}
+
+# shellcheck disable=SC2120  # what follows `etcd` on the command line
 etcd() {
     build_release
+    build_sample
     say '== etcd clients'
     parts etcd run_etcd "$@"
 }
 
 run_etcd() {
-    ETCD_RESULTS=$PARTS tests/etcd/run.sh "$binary" "$@"
+    ETCD_RESULTS=$PARTS SAMPLE=$sample tests/etcd/run.sh "$binary" "$@"
 }
 
 case ${1:-all} in
@@ -126,6 +137,7 @@ case ${1:-all} in
         checks
         unit
         cluster
+        # shellcheck disable=SC2119  # no options, whatever this script was given
         etcd
         ;;
     *) "$@" ;;

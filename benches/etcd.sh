@@ -34,61 +34,33 @@ ratio. The report goes to standard output, progress to standard error.
 TEXT
 }
 
+# shellcheck source=benches/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
 BINARY='' BENCH='' PEERS=() PARTS=matrix RUNS=5 DURATION=10 WARMUP=2 WORKLOADS=put,get,get-local CLIENTS=256
 CONNECTIONS=16 KEYS=1000000 VALUE_SIZE=256 WATCHERS='' LEASES=100000 LEASE_KEYS=1000000 RANGE_KEYS=100000
 BASE_PORT=24201 DIR=${TMPDIR:-/tmp} KEEP=''
-while (($#)); do
-    option=$1
-    shift
-    case $option in
-        --keep) KEEP=1; continue ;;
-        -h | --help) usage; exit 0 ;;
+own_option() {
+    case $1 in
+        --peer-binary) PEERS+=("$2") ;;
+        --workloads) WORKLOADS=$2 ;;
+        --watchers) WATCHERS=$2 ;;
+        --leases) LEASES=$2 ;;
+        --lease-keys) LEASE_KEYS=$2 ;;
+        --range-keys) RANGE_KEYS=$2 ;;
+        *) return 1 ;;
     esac
-    (($#)) || { usage >&2; exit 2; }
-    case $option in
-        --binary) BINARY=$1 ;;
-        --bench) BENCH=$1 ;;
-        --peer-binary) PEERS+=("$1") ;;
-        --parts) PARTS=$1 ;;
-        --runs) RUNS=$1 ;;
-        --duration) DURATION=$1 ;;
-        --warmup) WARMUP=$1 ;;
-        --workloads) WORKLOADS=$1 ;;
-        --clients) CLIENTS=$1 ;;
-        --connections) CONNECTIONS=$1 ;;
-        --keys) KEYS=$1 ;;
-        --value-size) VALUE_SIZE=$1 ;;
-        --watchers) WATCHERS=$1 ;;
-        --leases) LEASES=$1 ;;
-        --lease-keys) LEASE_KEYS=$1 ;;
-        --range-keys) RANGE_KEYS=$1 ;;
-        --base-port) BASE_PORT=$1 ;;
-        --dir) DIR=$1 ;;
-        *) echo "unknown option $option" >&2; usage >&2; exit 2 ;;
-    esac
-    shift
-done
-[[ -x $BINARY ]] || { echo "--binary must name the kvorum binary" >&2; exit 2; }
-for tool in curl jq awk; do
-    command -v "$tool" >/dev/null || { echo "$tool is needed" >&2; exit 2; }
-done
+}
+read_options "$@"
+only_parts matrix failover fanout idle range keepalive expiry revoke
 if ((${#PEERS[@]} == 0)); then
-    PEERS=("$(command -v etcd)") || { echo "there is no etcd in the PATH; name one with --peer-binary" >&2; exit 2; }
+    PEERS=("$(command -v etcd)") || refuse "there is no etcd in the PATH; name one with --peer-binary"
 fi
 for peer in "${PEERS[@]}"; do
-    [[ -x $peer ]] || { echo "--peer-binary: $peer is no program" >&2; exit 2; }
-done
-for part in ${PARTS//,/ }; do
-    case $part in
-        matrix | failover | fanout | idle | range | keepalive | expiry | revoke) ;;
-        *) echo "unknown part $part" >&2; exit 2 ;;
-    esac
+    [[ -x $peer ]] || refuse "--peer-binary: $peer is no program"
 done
 # Nothing from the caller's shell may configure the servers.
 for variable in "${!KVORUM_@}" "${!ETCD_@}"; do unset "$variable"; done
-
-# shellcheck source=benches/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # ---- the servers: Kvorum is number 0, the others are the peers
 
@@ -107,7 +79,6 @@ endpoints() {
     first=$(client_port)
     echo "127.0.0.1:$first,127.0.0.1:$((first + 1)),127.0.0.1:$((first + 2))"
 }
-pids() { local IFS=,; echo "${PID[*]}"; }
 
 healthy() { curl -fsS -m 2 "http://127.0.0.1:$((BASE_PORT + 20 + $1 - 1))/health" 2>/dev/null | grep -q true; }
 
@@ -157,16 +128,8 @@ leading_node() {
 
 # ---- the load generator
 
-COMMAND=("$BINARY" bench)
-[[ -z $BENCH ]] || COMMAND=("$BENCH")
-
-run_bench() { # FILE ARGUMENTS...: its JSON goes to FILE
-    local out=$1
-    shift
-    "${COMMAND[@]}" "$@" -o json --endpoints "$(endpoints)" --pids "$(pids)" >"$out" 2>"$WORK/bench.log" || {
-        tail -n 5 "$WORK/bench.log" >&2
-        fail "the load generator failed: $*"
-    }
+run_bench() { # FILE ARGUMENTS...
+    bench "$@" --pids "$(pids)"
 }
 rates() { # FILE CLIENTS ARGUMENTS...
     local out=$1 clients=$2
@@ -246,22 +209,21 @@ compare() {
         cells=
         for number in "${!SERVERS[@]}"; do
             files=("$WORK/$1-$number-"*.json)
-            if [[ -e ${files[0]} ]]; then cells+=" | $(median_of ".$name" "${files[@]}" | awk '{printf "%.10g", $1}')"; else cells+=' |'; fi
+            # Not every server is asked, and one that is may not tell every figure.
+            if [[ -e ${files[0]} ]]; then cells+=" | $(median_of ".$name" "${files[@]}" | awk '$1 != "-" {printf "%.10g", $1}')"; else cells+=' |'; fi
         done
         echo "| $name$cells |"
     done <"$WORK/names"
 }
 measure_failover() {
     local id
-    "${COMMAND[@]}" --api grpc --workload failover --clients 64 --connections "$CONNECTIONS" --keys 10000 --interval 0 \
-        --warmup 2 --duration 15 -o json --endpoints "$(endpoints)" >"$1.raw" 2>"$WORK/bench.log" &
-    BACKGROUND=$!
+    bench_start "$1.raw" --api grpc --workload failover --clients 64 --connections "$CONNECTIONS" --keys 10000 \
+        --interval 0 --warmup 2 --duration 15
     # The writers have connected and found their pace.
     sleep 5
     id=$(leading_node) || fail "no leader before the kill"
     stop_node "$id" KILL
-    wait "$BACKGROUND" || fail "the load generator failed"
-    BACKGROUND=
+    bench_wait
     jq '{longest_write_gap_ms: .writes.longest_gap_ms, failed_requests: .errors.total}' "$1.raw" >"$1.json"
 }
 report_failover() {
@@ -334,7 +296,7 @@ report_revoke() {
     compare revoke
 }
 
-log "working in $WORK"
+begin_work
 echo "## Kvorum and etcd, three nodes each"
 echo
 machine_facts

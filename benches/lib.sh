@@ -1,16 +1,71 @@
 # shellcheck shell=bash
-# What run.sh and etcd.sh share: a cluster of Kvorum on this machine, waiting, and
-# figures. Sourced, never run.
+# What run.sh and etcd.sh share: most of their options, a cluster of Kvorum on this
+# machine, the load generator, waiting, and figures. Sourced, never run.
 #
-# The sourcing script has set BINARY, BASE_PORT, DIR and KEEP. Nothing here waits for
-# a time where it can wait for a condition. Only processes started here are ended.
+# The sourcing script sets its defaults, says what it takes in `usage`, and defines
+# `own_option` and `endpoints`. Nothing here waits for a time where it can wait for a
+# condition. Only processes started here are ended.
 
 # A thousand clients and their servers need more files than the usual limit.
 ulimit -n "$(ulimit -Hn)"
 
-WORK=$(mktemp -d "$DIR/kvorum-bench.XXXXXX")
-# Where the nodes keep their data and logs.
-NODES=$WORK
+# All servers are on loopback, which no proxy reaches.
+unset http_proxy all_proxy ALL_PROXY
+
+# ---- options
+
+refuse() {
+    echo "$*" >&2
+    exit 2
+}
+
+# read_options ARGUMENTS...: what both scripts take is set here. The rest is given to
+# `own_option NAME VALUE`, which fails when there is no such option.
+# shellcheck disable=SC2034  # read by the scripts that source this file
+read_options() {
+    local option tool
+    while (($#)); do
+        option=$1
+        shift
+        case $option in
+            --keep) KEEP=1; continue ;;
+            -h | --help) usage; exit 0 ;;
+        esac
+        (($#)) || { usage >&2; exit 2; }
+        case $option in
+            --binary) BINARY=$1 ;;
+            --bench) BENCH=$1 ;;
+            --parts) PARTS=$1 ;;
+            --runs) RUNS=$1 ;;
+            --duration) DURATION=$1 ;;
+            --warmup) WARMUP=$1 ;;
+            --clients) CLIENTS=$1 ;;
+            --connections) CONNECTIONS=$1 ;;
+            --keys) KEYS=$1 ;;
+            --value-size) VALUE_SIZE=$1 ;;
+            --base-port) BASE_PORT=$1 ;;
+            --dir) DIR=$1 ;;
+            *) own_option "$option" "$1" || { echo "unknown option $option" >&2; usage >&2; exit 2; } ;;
+        esac
+        shift
+    done
+    [[ -x $BINARY ]] || refuse "--binary must name the kvorum binary"
+    for tool in curl jq awk; do
+        command -v "$tool" >/dev/null || refuse "$tool is needed"
+    done
+    if [[ -n $BENCH ]]; then COMMAND=("$BENCH"); else COMMAND=("$BINARY" bench); fi
+}
+
+# only_parts NAME...: refuses any other part.
+only_parts() {
+    local part
+    for part in ${PARTS//,/ }; do
+        [[ " $* " == *" $part "* ]] || refuse "unknown part $part"
+    done
+}
+
+# ---- what is started here, and its end
+
 # The processes of the nodes, by number.
 declare -A PID=()
 # The first of three ports for gRPC; without it the nodes serve HTTP alone.
@@ -35,9 +90,19 @@ cleanup() {
     wait 2>/dev/null || true
     if [[ -n $KEEP ]]; then log "kept: $WORK"; else rm -rf "$WORK"; fi
 }
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+
+# Makes the folder for all files; it goes, with all processes, when the script ends.
+begin_work() {
+    WORK=$(mktemp -d "$DIR/kvorum-bench.XXXXXX")
+    # Where the nodes keep their data and logs.
+    NODES=$WORK
+    trap cleanup EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    log "working in $WORK"
+}
+
+# ---- waiting
 
 now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
 
@@ -103,6 +168,28 @@ form_cluster() {
     for id in 2 3; do call 1 /add-learner "[$id,\"$(http "$id")\"]" >/dev/null; done
     call 1 /change-membership '[1,2,3]' >/dev/null
     for id in 1 2 3; do until_true 30 "node $id is ready" ready "$id"; done
+}
+
+# ---- the load generator
+
+pids() { local IFS=,; echo "${PID[*]}"; }
+
+# bench_start FILE ARGUMENTS...: begins a run whose JSON goes to FILE.
+bench_start() {
+    local out=$1
+    shift
+    "${COMMAND[@]}" "$@" -o json --endpoints "$(endpoints)" >"$out" 2>"$WORK/bench.log" &
+    BACKGROUND=$!
+}
+bench_wait() {
+    local code=0
+    wait "$BACKGROUND" || code=$?
+    BACKGROUND=
+    ((code == 0)) || { tail -n 5 "$WORK/bench.log" >&2; fail "the load generator ended with $code"; }
+}
+bench() {
+    bench_start "$@"
+    bench_wait
 }
 
 # ---- figures

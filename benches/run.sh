@@ -28,74 +28,27 @@ what it started. The report goes to standard output, progress to standard error.
 TEXT
 }
 
-BINARY='' BENCH='' PARTS='' RUNS=3 DURATION=10 WARMUP=2 CLIENTS=1,16,64,256,1000 CONNECTIONS='' KEYS=1000000
-VALUE_SIZE=256 LOAD=0 SNAPSHOT_MIB=1024 ROUNDS=5 BASE_PORT=24101 DIR=${TMPDIR:-/tmp} KEEP=''
-while (($#)); do
-    option=$1
-    shift
-    case $option in
-        --keep) KEEP=1; continue ;;
-        -h | --help) usage; exit 0 ;;
-    esac
-    (($#)) || { usage >&2; exit 2; }
-    case $option in
-        --binary) BINARY=$1 ;;
-        --bench) BENCH=$1 ;;
-        --parts) PARTS=$1 ;;
-        --runs) RUNS=$1 ;;
-        --duration) DURATION=$1 ;;
-        --warmup) WARMUP=$1 ;;
-        --clients) CLIENTS=$1 ;;
-        --connections) CONNECTIONS=$1 ;;
-        --keys) KEYS=$1 ;;
-        --value-size) VALUE_SIZE=$1 ;;
-        --load) LOAD=$1 ;;
-        --snapshot-mib) SNAPSHOT_MIB=$1 ;;
-        --rounds) ROUNDS=$1 ;;
-        --base-port) BASE_PORT=$1 ;;
-        --dir) DIR=$1 ;;
-        *) echo "unknown option $option" >&2; usage >&2; exit 2 ;;
-    esac
-    shift
-done
-[[ -x $BINARY ]] || { echo "--binary must name the kvorum binary" >&2; exit 2; }
-for tool in curl jq awk; do
-    command -v "$tool" >/dev/null || { echo "$tool is needed" >&2; exit 2; }
-done
-[[ -n $PARTS ]] || { ((LOAD > 0)) && PARTS=load || PARTS=matrix; }
-if ((LOAD > 0)) && [[ ,$PARTS, != *,load,* ]]; then PARTS=load,$PARTS; fi
-((LOAD > 0)) || LOAD=$KEYS
-for part in ${PARTS//,/ }; do
-    case $part in
-        matrix | load | restart | failover | snapshot) ;;
-        *) echo "unknown part $part" >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=benches/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-endpoints() { echo "$(http 1),$(http 2),$(http 3)"; }
-pids() { local IFS=,; echo "${PID[*]}"; }
+BINARY='' BENCH='' PARTS='' RUNS=3 DURATION=10 WARMUP=2 CLIENTS=1,16,64,256,1000 CONNECTIONS='' KEYS=1000000
+VALUE_SIZE=256 LOAD=0 SNAPSHOT_MIB=1024 ROUNDS=5 BASE_PORT=24101 DIR=${TMPDIR:-/tmp} KEEP=''
+own_option() {
+    case $1 in
+        --load) LOAD=$2 ;;
+        --snapshot-mib) SNAPSHOT_MIB=$2 ;;
+        --rounds) ROUNDS=$2 ;;
+        *) return 1 ;;
+    esac
+}
+read_options "$@"
+[[ -n $PARTS ]] || { ((LOAD > 0)) && PARTS=load || PARTS=matrix; }
+if ((LOAD > 0)) && [[ ,$PARTS, != *,load,* ]]; then PARTS=load,$PARTS; fi
+((LOAD > 0)) || LOAD=$KEYS
+only_parts matrix load restart failover snapshot
+COMMAND+=(--value-size "$VALUE_SIZE")
 
-# bench_start FILE ARGUMENTS...: begins a run whose JSON goes to FILE.
-bench_start() {
-    local out=$1 command=("$BINARY" bench)
-    shift
-    [[ -z $BENCH ]] || command=("$BENCH")
-    "${command[@]}" --endpoints "$(endpoints)" --value-size "$VALUE_SIZE" -o json "$@" >"$out" 2>"$WORK/bench.log" &
-    BACKGROUND=$!
-}
-bench_wait() {
-    local code=0
-    wait "$BACKGROUND" || code=$?
-    BACKGROUND=
-    ((code == 0)) || { tail -n 5 "$WORK/bench.log" >&2; fail "the load generator ended with $code"; }
-}
-bench() {
-    bench_start "$@"
-    bench_wait
-}
+endpoints() { echo "$(http 1),$(http 2),$(http 3)"; }
 # writes_flow: the leader's log grows
 writes_flow() {
     local leads first second
@@ -282,7 +235,7 @@ snapshot() {
     echo "- installed on node $other, ready after $install ms; longest write gap $(jq '.writes.longest_gap_ms | round' "$file") ms; sender's memory $(jq '.servers[0].resident_bytes_before / 1048576 | round' "$file") MiB before, $(jq '.servers[0].resident_bytes_max / 1048576 | round' "$file") MiB at most; receiver's memory $(largest <"$WORK/receiver.txt") MiB at most, $(resident_mib "$other") MiB after; failed requests $(jq .errors.total "$file")"
 }
 
-log "working in $WORK"
+begin_work
 form_cluster
 log "the cluster is formed"
 echo "## Kvorum, three nodes"

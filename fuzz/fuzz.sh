@@ -29,7 +29,10 @@ command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is needed: cargo install 
 CARGO=(cargo)
 if rustup toolchain list 2>/dev/null | grep -q '^nightly'; then CARGO+=(+nightly); else export RUSTC_BOOTSTRAP=1; fi
 
-((${#TARGETS[@]} > 0)) || mapfile -t TARGETS < <("${CARGO[@]}" fuzz list --fuzz-dir .)
+if ((${#TARGETS[@]} == 0)); then
+    listed=$("${CARGO[@]}" fuzz list --fuzz-dir .)
+    mapfile -t TARGETS <<<"$listed"
+fi
 "${CARGO[@]}" fuzz build --fuzz-dir .
 
 FAILED=()
@@ -38,7 +41,8 @@ for target in "${TARGETS[@]}"; do
     folders=("corpus/$target")
     [[ ! -d seeds/$target ]] || folders+=("seeds/$target")
     options=(-max_total_time="$SECONDS_EACH" -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
-    [[ ! -f dictionaries/$target ]] || options+=(-dict="dictionaries/$target")
+    # Targets that read the same share a dictionary: the first word of their names.
+    [[ ! -f dictionaries/${target%%_*} ]] || options+=(-dict="dictionaries/${target%%_*}")
     echo "---- $target" >&2
     "${CARGO[@]}" fuzz run --fuzz-dir . "$target" "${folders[@]}" -- "${options[@]}" || FAILED+=("$target")
 done

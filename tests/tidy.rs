@@ -9,7 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Vocabulary: imported by all, importing only each other.
-const VOCABULARY: [&str; 7] = ["codec", "command", "config", "error", "keyspace", "metrics", "telemetry"];
+const VOCABULARY: [&str; 8] =
+    ["codec", "command", "config", "error", "keyspace", "metrics", "raft_types", "telemetry"];
 
 /// Wiring: imports whatever it wires together, imported by none.
 const WIRING: [&str; 3] = ["lib", "main", "node"];
@@ -64,6 +65,7 @@ const CRATES: [(&str, &[&str]); 5] = [
             "src/openraft_network/",
             "src/service/",
             "src/network/raft.rs",
+            "src/raft_types.rs",
             "src/lib.rs",
             "src/node.rs",
         ],

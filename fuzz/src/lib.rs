@@ -7,13 +7,14 @@
 
 #![expect(dead_code, reason = "the server uses more of these files than the targets do")]
 
-/// Files that only know each other.
+/// Files that only know each other, and Openraft.
 #[path = "../../src"]
 mod server {
     pub mod codec;
     pub mod command;
     pub mod error;
     pub mod keyspace;
+    pub mod raft_types;
 }
 
 /// How log ids, votes, memberships and entries are written.
@@ -117,43 +118,5 @@ pub mod config {
     }
 }
 
-use std::fmt;
-
-use openraft::alias;
-use serde::{Deserialize, Serialize};
-
+pub use server::raft_types::{Entry, LogId, Member, NodeId, SnapshotMeta, TypeConfig, Vote};
 pub use server::{codec, command, error, keyspace};
-
-/// Identifies a node.
-pub type NodeId = u64;
-
-/// Where a node can be reached by its peers.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Member {
-    /// `host:port` of the peer endpoint.
-    pub addr: String,
-}
-
-impl fmt::Display for Member {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.addr)
-    }
-}
-
-openraft::declare_raft_types!(
-    /// The same types as the server's.
-    pub TypeConfig:
-        D = command::Proposal,
-        R = command::Outcome,
-        NodeId = NodeId,
-        Node = Member,
-);
-
-/// Term, leader and index of a log entry.
-pub type LogId = alias::LogIdOf<TypeConfig>;
-/// A vote.
-pub type Vote = alias::VoteOf<TypeConfig>;
-/// A log entry.
-pub type Entry = alias::EntryOf<TypeConfig>;
-/// What a snapshot covers.
-pub type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;

@@ -81,11 +81,8 @@ fn message<M: Message>(encoding: Encoding, input: Bytes) -> Option<M> {
 }
 
 /// Reads what is stored or embedded, and asserts that it is kept.
-fn stored<T, E>(
-    input: Bytes,
-    read: impl Fn(&mut Reader) -> Result<T, E>,
-    put: impl Fn(&mut Vec<u8>, &T),
-) where
+fn stored<T, E>(input: Bytes, read: impl Fn(&mut Reader) -> Result<T, E>, put: impl Fn(&mut Vec<u8>, &T))
+where
     E: std::fmt::Debug,
 {
     let Ok(value) = read(&mut Reader::new(input)) else { return };

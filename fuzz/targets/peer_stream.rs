@@ -4,9 +4,7 @@
 
 use bytes::Bytes;
 use kvorum_fuzz::TypeConfig;
-use kvorum_fuzz::openraft_network::wire::{
-    Encoding, FrameDecoder, Message, SnapshotFrame, encode_frame,
-};
+use kvorum_fuzz::openraft_network::wire::{Encoding, FrameDecoder, Message, SnapshotFrame, encode_frame};
 use libfuzzer_sys::fuzz_target;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 

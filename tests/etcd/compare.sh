@@ -14,7 +14,7 @@ set -euo pipefail
 
 BASE_PORT=${ETCD_BASE_PORT:-27000}
 
-# shellcheck source=lib.sh
+# shellcheck source=tests/etcd/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 BINARY=${1:?usage: compare.sh BINARY [3.4|3.5]}

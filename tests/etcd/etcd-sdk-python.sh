@@ -7,7 +7,7 @@
 # They expect no keys but their own.
 set -euo pipefail
 
-# shellcheck source=lib.sh
+# shellcheck source=tests/etcd/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 REQUIREMENTS=(

@@ -5,7 +5,7 @@
 #   tests/etcd/etcd3.sh HOST:PORT
 set -euo pipefail
 
-# shellcheck source=lib.sh
+# shellcheck source=tests/etcd/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # What is installed is named, with all it needs, by the lock file.

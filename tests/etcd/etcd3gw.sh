@@ -5,7 +5,7 @@
 #   tests/etcd/etcd3gw.sh HOST:PORT
 set -euo pipefail
 
-# shellcheck source=lib.sh
+# shellcheck source=tests/etcd/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 REQUIREMENTS=(

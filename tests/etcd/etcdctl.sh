@@ -16,7 +16,7 @@
 # LONG=1 adds `check perf`, which takes a minute.
 set -euo pipefail
 
-# shellcheck source=lib.sh
+# shellcheck source=tests/etcd/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 ENDPOINTS=${1:?usage: etcdctl.sh ENDPOINTS TRANSCRIPT}

@@ -6,7 +6,7 @@
 # Nothing here waits for a time: every wait is for a condition and has a deadline.
 # Only processes started here are ended, each by its id.
 
-# shellcheck source=../../scripts/lib.sh
+# shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
 
 ETCD_TESTS=$ROOT/tests/etcd

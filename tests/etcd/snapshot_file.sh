@@ -14,7 +14,7 @@
 # system gives to connections, and above those of run.sh.
 set -euo pipefail
 
-# shellcheck source=lib.sh
+# shellcheck source=tests/etcd/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 SAMPLE=${1:?usage: snapshot_file.sh SAMPLE [FOLDER...]}

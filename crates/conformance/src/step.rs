@@ -298,19 +298,31 @@ impl Txn {
         }
     }
 
-    /// Whether a key that it sets is among those that it deletes, in whichever branches.
-    pub fn may_change_twice(&self) -> bool {
+    /// Whether a key that it sets is among those that it deletes, in whichever branches, and
+    /// the deletion is open to the end of the keyspace or one of the two is in a transaction within.
+    pub fn may_change_twice_unseen(&self) -> bool {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
-        self.changes(&mut puts, &mut deletes);
-        puts.iter().any(|key| deletes.iter().any(|keys| keys.contains(key)))
+        self.changes(false, &mut puts, &mut deletes);
+        puts.iter().any(|(key, key_within)| {
+            deletes.iter().any(|(keys, keys_within)| {
+                let unseen = *key_within || *keys_within || &keys.end[..] == b"\0";
+                unseen && keys.contains(key)
+            })
+        })
     }
 
-    fn changes<'t>(&'t self, puts: &mut Vec<&'t Bytes>, deletes: &mut Vec<&'t Keys>) {
+    /// The keys that it sets and those that it deletes, and whether that is done within.
+    fn changes<'t>(
+        &'t self,
+        within: bool,
+        puts: &mut Vec<(&'t Bytes, bool)>,
+        deletes: &mut Vec<(&'t Keys, bool)>,
+    ) {
         for op in self.success.iter().chain(&self.failure) {
             match op {
-                Op::Put(put) => puts.push(&put.key),
-                Op::Delete(delete) => deletes.push(&delete.keys),
-                Op::Txn(txn) => txn.changes(puts, deletes),
+                Op::Put(put) => puts.push((&put.key, within)),
+                Op::Delete(delete) => deletes.push((&delete.keys, within)),
+                Op::Txn(txn) => txn.changes(true, puts, deletes),
                 Op::Range(_) | Op::Nothing => {}
             }
         }

@@ -32,10 +32,58 @@ pub const CHANGES: [Change; 1] = [Change {
 /// for one of nothing, and does not look for the keys of a nested transaction among what
 /// later ones delete; then it makes two changes at one revision, or panics.
 pub fn kept_rule(step: &Step, left: (u32, u32), right: (u32, u32)) -> bool {
-    left != right && matches!(step, Step::Txn(txn) if txn.may_change_twice())
+    left != right && matches!(step, Step::Txn(txn) if txn.may_change_twice_unseen())
 }
 
 /// The change by which two servers of these versions may answer the step differently.
 pub fn change_between(step: &Step, left: (u32, u32), right: (u32, u32)) -> Option<&'static Change> {
     CHANGES.iter().find(|change| (left < change.since) != (right < change.since) && (change.concerns)(step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::{Delete, Keys, Op, Put, Txn};
+
+    const KVORUM: (u32, u32) = (3, 7);
+    const ETCD: (u32, u32) = (3, 5);
+
+    fn put() -> Op {
+        Op::Put(Put {
+            key: "b".into(),
+            value: "x".into(),
+            lease: 0,
+            previous: false,
+            ignore_value: false,
+            ignore_lease: false,
+        })
+    }
+
+    fn delete(key: &'static str, end: &'static str) -> Op {
+        Op::Delete(Delete { keys: Keys { key: key.into(), end: end.into() }, previous: false })
+    }
+
+    fn txn(ops: &[Op]) -> Txn {
+        Txn { compares: Vec::new(), success: ops.to_vec(), failure: Vec::new() }
+    }
+
+    #[test]
+    fn only_what_etcd_overlooks_is_excused_and_only_beside_etcd() {
+        let within = |op: Op| Op::Txn(txn(&[op]));
+        for overlooked in [[put(), delete("a", "\0")], [within(put()), within(delete("b", ""))]] {
+            let step = Step::Txn(txn(&overlooked));
+            assert!(kept_rule(&step, ETCD, KVORUM), "{step:?}");
+            assert!(!kept_rule(&step, ETCD, ETCD), "{step:?}");
+        }
+        for seen in [
+            [put(), delete("b", "")],
+            [put(), delete("a", "c")],
+            [put(), delete("c", "\0")],
+            [within(put()), within(delete("c", ""))],
+            [put(), put()],
+        ] {
+            let step = Step::Txn(txn(&seen));
+            assert!(!kept_rule(&step, ETCD, KVORUM), "{step:?}");
+        }
+    }
 }

@@ -148,6 +148,12 @@ impl Beats {
         Self { latencies: Mutex::new(latencies), gone: 0.into() }
     }
 
+    /// Forgets the latencies up to now.
+    fn restart(&self) {
+        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).reset();
+    }
+
+    /// The answers since the last restart.
     fn count(&self) -> u64 {
         self.latencies.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -245,10 +251,11 @@ impl KeepAlive {
         // One whole turn, so that no lease is still on the time of its grant.
         watched(&mut tasks, self.every).await?;
         let mut processes = self.servers.processes()?;
-        let (before, measuring) = (beats.count(), Instant::now());
+        beats.restart();
+        let measuring = Instant::now();
         watched(&mut tasks, self.duration).await?;
         processes.iter_mut().for_each(Watched::sample);
-        let (measured, answered) = (measuring.elapsed(), beats.count().saturating_sub(before));
+        let (measured, answered) = (measuring.elapsed(), beats.count());
 
         let mut figures = Figures::new("lease-keep-alive");
         figures.add("leases", self.leases);
@@ -452,7 +459,9 @@ impl Revoke {
 
         let mut figures = Figures::new("lease-revoke");
         figures.add("keys", self.keys);
-        figures.add_ms("revoke_answered_ms", answered);
+        if let Some(answered) = answered {
+            figures.add_ms("revoke_answered_ms", answered);
+        }
         figures.add_ms("keys_gone_ms", gone);
         add_writers(&mut figures, "before", &alone);
         add_writers(&mut figures, "meanwhile", &beside);
@@ -463,13 +472,13 @@ impl Revoke {
         Ok(figures)
     }
 
-    /// Revokes the lease: how long until the answer, and until the keys are gone.
-    async fn revoke(&self, ids: Ids) -> Result<(Duration, Duration), ScenarioError> {
+    /// Revokes the lease: how long until that is answered, if it is, and until the keys are gone.
+    async fn revoke(&self, ids: Ids) -> Result<(Option<Duration>, Duration), ScenarioError> {
         let mut connection = Connection::open(&self.servers.endpoint(0)?).await?;
         let began = Instant::now();
         // A server that gives up waiting goes on revoking; what counts are the keys.
-        let _ = connection.call(&pb::LeaseRevokeRequest { id: ids.id(0) }).await;
-        let answered = began.elapsed();
+        let answer = connection.call(&pb::LeaseRevokeRequest { id: ids.id(0) }).await;
+        let answered = answer.is_ok().then(|| began.elapsed());
         let request = pb::RangeRequest {
             key: Bytes::from_static(b"l"),
             range_end: Bytes::from_static(b"m"),

@@ -410,5 +410,7 @@ async fn a_revoked_lease_takes_its_keys_while_writers_go_on() {
     let revoked =
         scenario(addr, &["lease-revoke", "--keys", "50", "--clients", "2", "--alone", "0.3"]).await.unwrap();
     assert!(!fake.keys.lock().unwrap().keys().any(|key| key.starts_with(b"l")));
+    let ms = |name: &str| revoked[name].as_f64().unwrap();
+    assert!(ms("revoke_answered_ms") <= ms("keys_gone_ms"), "{revoked}");
     assert_writers(&revoked);
 }
