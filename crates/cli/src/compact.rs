@@ -52,7 +52,7 @@ pub(crate) async fn compact(args: CompactArgs, io: &mut Io<'_>) -> Result<(), Fa
 
 #[cfg(test)]
 mod tests {
-    use kvorum_client::scripted::{Scripted, Step};
+    use kvorum_scripted::{Scripted, Step};
 
     use crate::failure::Exit;
     use crate::testing::Captured;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Parser as _;
-use kvorum_client::scripted::Scripted;
+use kvorum_scripted::Scripted;
 
 use crate::Command;
 use crate::failure::{Exit, Failure};

@@ -42,8 +42,8 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{Scripted, Step};
     use crate::{Put, Range};
+    use kvorum_scripted::{Scripted, Step};
 
     fn client(node: &Scripted) -> Client {
         Client::builder().endpoints([node.addr()]).timeout(std::time::Duration::from_secs(2)).build().unwrap()

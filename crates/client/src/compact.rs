@@ -52,7 +52,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{Scripted, Step};
+    use kvorum_scripted::{Scripted, Step};
 
     #[tokio::test]
     async fn compact_names_the_revision_and_whether_to_wait() {

@@ -152,7 +152,7 @@ pub(crate) fn time_to_live(lease: &Lease) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{Scripted, Step as Answer};
+    use kvorum_scripted::{Scripted, Step as Answer};
 
     const TTL: Duration = Duration::from_secs(9);
 

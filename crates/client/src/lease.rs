@@ -134,7 +134,7 @@ struct StatusBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{Scripted, Step};
+    use kvorum_scripted::{Scripted, Step};
 
     async fn node(steps: impl IntoIterator<Item = Step>) -> (Scripted, Client) {
         let node = Scripted::steps(steps).await;
@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn sent(node: &Scripted) -> Vec<String> {
-        let line = |r: crate::scripted::Request| {
+        let line = |r: kvorum_scripted::Request| {
             format!("{} {} {}", r.method, r.target, String::from_utf8(r.body).unwrap())
         };
         node.requests().into_iter().map(line).collect()

@@ -40,8 +40,6 @@ mod list;
 mod lock;
 mod query;
 mod range;
-#[cfg(any(test, feature = "test-util"))]
-pub mod scripted;
 mod session;
 mod sse;
 mod txn;

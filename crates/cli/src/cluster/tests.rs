@@ -1,6 +1,6 @@
 //! Management commands against a scripted node.
 
-use kvorum_client::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 use serde_json::Value;
 
 use super::parse_voter;

@@ -1,6 +1,6 @@
 //! `export` over several pages, to the output and into a file.
 
-use kvorum_client::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 use serde_json::json;
 
 use super::*;

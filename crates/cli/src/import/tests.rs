@@ -4,8 +4,8 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use kvorum_client::scripted::{Request, Scripted, Step};
 use kvorum_etcd_snapshot::{Event, KeyValue, Lease, Revision, SnapshotInfo, Writer};
+use kvorum_scripted::{Request, Scripted, Step};
 
 use super::*;
 use crate::testing::Captured;

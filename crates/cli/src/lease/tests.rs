@@ -1,6 +1,6 @@
 //! `lease` as a user sees it, against a scripted node.
 
-use kvorum_client::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 use serde_json::{Value, json};
 
 use crate::failure::Exit;

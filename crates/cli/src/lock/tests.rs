@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use kvorum_client::scripted::{Request, Scripted, Step};
+use kvorum_scripted::{Request, Scripted, Step};
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,6 +1,6 @@
 //! `scan` over several pages in each form.
 
-use kvorum_client::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 use serde_json::json;
 
 use crate::failure::Exit;

@@ -1,6 +1,6 @@
 //! The table of nodes: a healthy cluster, one with a node down, and none at all.
 
-use kvorum_client::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 use serde_json::{Value, json};
 
 use crate::failure::Exit;

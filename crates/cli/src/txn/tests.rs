@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use kvorum_client::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 use serde_json::{Value, json};
 
 use crate::failure::Exit;

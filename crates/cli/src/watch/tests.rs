@@ -1,6 +1,6 @@
 //! `watch` in its forms, against a node whose stream ends with an error.
 
-use kvorum_client::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 use serde_json::{Value, json};
 
 use crate::failure::Exit;

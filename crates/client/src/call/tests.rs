@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scripted::{Scripted, Step};
 use crate::{Client, DeleteOptions, Error, GetOptions, PutOptions};
+use kvorum_scripted::{Scripted, Step};
 
 /// An address that refuses connections: it was free a moment ago.
 fn nobody() -> String {

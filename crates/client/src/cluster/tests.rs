@@ -1,7 +1,7 @@
 //! Management calls: what they send and how their answers are read.
 
 use super::*;
-use crate::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 
 const STATUS: &str = r#"{"node_id":1,"cluster_id":null,"version":"0.1.0","addr":"127.0.0.1:21001",
     "http_addr":"127.0.0.1:21001","role":"uninitialized","term":0,"leader_id":null,"last_log_index":null,

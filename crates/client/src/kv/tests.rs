@@ -1,7 +1,7 @@
 //! The bytes that single-key calls send and how their answers are read.
 
 use super::*;
-use crate::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 
 fn client(node: &Scripted) -> Client {
     Client::builder().endpoints([node.addr()]).build().unwrap()

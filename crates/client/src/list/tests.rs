@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 
 fn client(node: &Scripted) -> Client {
     Client::builder().endpoints([node.addr()]).build().unwrap()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::scripted::{Request, Scripted, Step};
+use kvorum_scripted::{Request, Scripted, Step};
 
 fn item(key: &str, revision: i64) -> Value {
     json!({ "key": key, "value": "", "create_revision": revision, "mod_revision": revision, "version": 1 })

@@ -2,7 +2,7 @@
 //! exactly that is, the tests of the schedule say.
 
 use super::*;
-use crate::scripted::{Request, Scripted, Step};
+use kvorum_scripted::{Request, Scripted, Step};
 
 /// Ample: it only costs time when a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);

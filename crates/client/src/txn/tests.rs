@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::scripted::{Scripted, Step};
+use kvorum_scripted::{Scripted, Step};
 
 async fn node(steps: impl IntoIterator<Item = Step>) -> (Scripted, Client) {
     let node = Scripted::steps(steps).await;

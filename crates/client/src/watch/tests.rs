@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::scripted::{Request, Scripted, Step};
+use kvorum_scripted::{Request, Scripted, Step};
 
 const LONG: Duration = Duration::from_secs(10);
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use kvorum_client::scripted::{Request, Scripted, Step as Reply};
+use kvorum_scripted::{Request, Scripted, Step as Reply};
 use serde_json::{Value, json};
 
 use super::*;
