@@ -13,8 +13,8 @@ use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::{CallError, Purpose};
 
-/// Few, so that a busy follower sends few large requests.
-const BOUNDS: Bounds = Bounds { side_by_side: 1, enough: 64, writes: 512, bytes: 1 << 20 };
+/// No request is larger than what the leader should read and propose at once.
+const BOUNDS: Bounds = Bounds { enough: 64, writes: 512, bytes: 1 << 20 };
 
 /// The way of writes to the leader, from a node that does not lead.
 pub(super) fn start(

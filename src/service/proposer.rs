@@ -15,7 +15,7 @@ use crate::{Raft, TypeConfig};
 
 /// While one batch is synced and replicated, the next one gathers: of those that the
 /// clients of this node and the other nodes send.
-const BOUNDS: Bounds = Bounds { side_by_side: 1, enough: 64, writes: 4096, bytes: 4 << 20 };
+const BOUNDS: Bounds = Bounds { enough: 64, writes: 4096, bytes: 4 << 20 };
 
 /// The way of writes into the log of the leader. On a node that does not lead they
 /// are refused.

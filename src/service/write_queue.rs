@@ -31,16 +31,14 @@ const BATCHES: usize = 16;
 /// What became of a write.
 pub(super) type Answer = Result<Outcome, ForwardError>;
 
-/// How much is under way at once.
+/// What makes a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// Batches under way for which no next one waits.
-    pub(super) side_by_side: usize,
-    /// So many writes do not wait for others.
+    /// So many writes do not wait for the batch that is under way.
     pub(super) enough: usize,
-    /// Most writes of one.
+    /// Most writes.
     pub(super) writes: usize,
-    /// Most bytes of proposals of one, apart from its last write.
+    /// Most bytes of proposals, apart from the last write.
     pub(super) bytes: usize,
 }
 
@@ -93,8 +91,7 @@ impl Waiting {
 }
 
 impl WriteQueue {
-    /// A queue whose batches go to `carry`, at most so many at once as `bounds` says.
-    /// It ends once nobody can write to it any more.
+    /// A queue whose batches go to `carry`. It ends once nobody can write to it any more.
     pub(super) fn start<F>(
         runtime: &Handle,
         bounds: Bounds,
@@ -126,7 +123,8 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(BATCHES));
-    let lanes = Arc::new(Semaphore::new(bounds.side_by_side));
+    // Whoever gathered too little to go beside another batch goes alone.
+    let alone = Arc::new(Semaphore::new(1));
     let mut gathered = VecDeque::new();
     let mut last_began = Instant::now();
     loop {
@@ -137,8 +135,8 @@ where
             }
         }
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let lane = {
-            let mut lane = pin!(Arc::clone(&lanes).acquire_owned());
+        let turn = {
+            let mut turn = pin!(Arc::clone(&alone).acquire_owned());
             let mut longest = pin!(tokio::time::sleep_until(last_began + LONGEST_GATHERING));
             loop {
                 while gathered.len() < bounds.writes
@@ -151,7 +149,7 @@ where
                 }
                 tokio::select! {
                     biased;
-                    lane = &mut lane => break lane.ok(),
+                    turn = &mut turn => break turn.ok(),
                     () = &mut longest => break None,
                     job = queue.recv() => match job {
                         Some(job) => gathered.push_back(job),
@@ -168,7 +166,7 @@ where
         let carried = carry(proposals, Waiting(answers.into_iter()));
         tokio::spawn(async move {
             carried.await;
-            drop((lane, place));
+            drop((turn, place));
         });
     }
 }
@@ -196,7 +194,7 @@ mod tests {
     use super::*;
     use crate::command::{Command, OutcomeResult};
 
-    const WIDE: Bounds = Bounds { side_by_side: 1, enough: 100, writes: 100, bytes: 1 << 20 };
+    const WIDE: Bounds = Bounds { enough: 100, writes: 100, bytes: 1 << 20 };
 
     type Batches = mpsc::Receiver<(Vec<Proposal>, Waiting, oneshot::Sender<()>)>;
 
@@ -290,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_that_fails_answers_all_that_wait() {
-        let (queue, mut batches) = queue(Bounds { side_by_side: 1, ..WIDE });
+        let (queue, mut batches) = queue(WIDE);
         let first = queue.put(write("a")).await.unwrap();
         let (_, waiting, _end) = batches.recv().await.unwrap();
         let error = ForwardError::Unavailable("no majority".to_owned());
