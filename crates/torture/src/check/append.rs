@@ -8,7 +8,7 @@
 //! A transaction that puts `old,e` and compares a revision of the list has read `old`
 //! and appended `e`, both at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::Verdict;
 use super::answer::{Answer, compared};

@@ -3,7 +3,7 @@
 //! Part of [`append`](super::append): the order of each list's elements, by the longest
 //! list that anybody saw, which all others must be the beginning of.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Verdict;
 use super::answer::{Answer, compared};
@@ -54,7 +54,7 @@ struct List<'h> {
 /// All lists.
 #[derive(Debug, Default)]
 pub(super) struct Lists<'h> {
-    by_key: HashMap<&'h str, List<'h>>,
+    by_key: BTreeMap<&'h str, List<'h>>,
 }
 
 impl<'h> Lists<'h> {

@@ -3,7 +3,7 @@
 //!
 //! Looks at no watcher, so that a lie that watchers and clients share is seen.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::Verdict;
 use super::answer::{Answer, Effect, effect};
@@ -64,7 +64,7 @@ struct Writes<'h> {
 }
 
 fn registers(history: &History, state: &NodeState, verdict: &mut Verdict) {
-    let mut by_key: HashMap<&str, Writes<'_>> = HashMap::new();
+    let mut by_key: BTreeMap<&str, Writes<'_>> = BTreeMap::new();
     for (index, operation) in history.operations.iter().enumerate() {
         let Call::Txn { then, otherwise, .. } = &operation.call else { continue };
         let unknown = matches!(operation.outcome, Outcome::Unknown { .. });
@@ -135,7 +135,7 @@ fn seed_write(index: usize, operation: &Operation) -> Option<(&str, SeedWrite<'_
 /// The last write of a key must not have ended before another one that was acknowledged
 /// began.
 fn seed_keys(history: &History, state: &NodeState, verdict: &mut Verdict) {
-    let mut by_key: HashMap<&str, Vec<SeedWrite<'_>>> = HashMap::new();
+    let mut by_key: BTreeMap<&str, Vec<SeedWrite<'_>>> = BTreeMap::new();
     for (index, operation) in history.operations.iter().enumerate() {
         if let Some((key, write)) = seed_write(index, operation) {
             by_key.entry(key).or_default().push(write);

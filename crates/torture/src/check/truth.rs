@@ -129,11 +129,6 @@ impl<'h> Truth<'h> {
         self.change(self.place(revision)?).map(|(_, facts)| facts)
     }
 
-    /// All facts of a key.
-    pub(super) fn of_key(&self, key: &str) -> impl DoubleEndedIterator<Item = &Fact<'h>> + Clone {
-        self.chain(key).iter().filter_map(|place| self.facts.get(*place as usize))
-    }
-
     fn chain(&self, key: &str) -> &[u32] {
         self.chains.get(key).map(Vec::as_slice).unwrap_or_default()
     }
