@@ -155,7 +155,9 @@ pub(super) fn step_key(step: &Step) -> &str {
 /// The key of a compare.
 pub(super) fn compared(compare: &Compare) -> &str {
     match compare {
-        Compare::ModRevision { key, .. } | Compare::CreateRevision { key, .. } | Compare::Value { key, .. } => key,
+        Compare::ModRevision { key, .. }
+        | Compare::CreateRevision { key, .. }
+        | Compare::Value { key, .. } => key,
     }
 }
 
@@ -164,7 +166,9 @@ pub(super) fn holds(compare: &Compare, truth: &Truth<'_>, revision: i64) -> bool
     let record = truth.record(compared(compare), revision);
     match compare {
         Compare::ModRevision { revision, .. } => record.map_or(0, |record| record.mod_revision) == *revision,
-        Compare::CreateRevision { revision, .. } => record.map_or(0, |record| record.create_revision) == *revision,
+        Compare::CreateRevision { revision, .. } => {
+            record.map_or(0, |record| record.create_revision) == *revision
+        }
         Compare::Value { value, .. } => record.is_some_and(|record| record.value == *value),
     }
 }

@@ -25,7 +25,10 @@ const ANOMALIES: [(&str, Shape); 8] = [
     ("G1c", Shape { along: is_flow, closed_by_read_write: false }),
     ("G-single", Shape { along: is_flow, closed_by_read_write: true }),
     ("G2", Shape { along: |why| why != Why::RealTime, closed_by_read_write: true }),
-    ("G0-realtime", Shape { along: |why| matches!(why, Why::WriteWrite | Why::RealTime), closed_by_read_write: false }),
+    (
+        "G0-realtime",
+        Shape { along: |why| matches!(why, Why::WriteWrite | Why::RealTime), closed_by_read_write: false },
+    ),
     ("G1c-realtime", Shape { along: |why| why != Why::ReadWrite, closed_by_read_write: false }),
     ("G-single-realtime", Shape { along: |why| why != Why::ReadWrite, closed_by_read_write: true }),
     ("G2-realtime", Shape { along: |_| true, closed_by_read_write: true }),
@@ -137,13 +140,14 @@ fn report(first: usize, kind: &str, cycle: &[Edge], verdict: &mut Verdict) {
         let mut told = None;
         for (from, why, _) in cycle {
             let name = match why {
-                Why::WriteWrite => "wrote what was replaced by",
-                Why::WriteRead => "was read by",
-                Why::ReadWrite => "did not see what was written by",
-                Why::RealTime => "ended before the beginning of",
+                Why::WriteWrite => " wrote what was replaced by ",
+                Why::WriteRead => " was read by ",
+                Why::ReadWrite => " did not see what was written by ",
+                Why::RealTime => " ended before the beginning of ",
             };
             if *from < first {
-                text.push_str(&format!("{from} {name} "));
+                text.push_str(&from.to_string());
+                text.push_str(name);
                 told.get_or_insert(*from);
             }
         }

@@ -156,7 +156,9 @@ impl<'h> Lists<'h> {
     /// The list that a transaction's compares say it had read, if any client was told.
     fn known_old<'a>(&'a self, compares: &'a [Compare], key: &str) -> Option<&'a str> {
         compares.iter().filter(|compare| compared(compare) == key).find_map(|compare| match compare {
-            Compare::ModRevision { revision: 0, .. } | Compare::CreateRevision { revision: 0, .. } => Some(""),
+            Compare::ModRevision { revision: 0, .. } | Compare::CreateRevision { revision: 0, .. } => {
+                Some("")
+            }
             Compare::ModRevision { revision, .. } => self.by_key.get(key)?.values.get(revision).copied(),
             Compare::CreateRevision { .. } => None,
             Compare::Value { value, .. } => Some(value),
@@ -217,7 +219,8 @@ impl<'h> Lists<'h> {
                 if begins_with(value, longest.value) {
                     continue;
                 }
-                let lost = elements(longest.value).find(|element| !elements(value).any(|other| other == *element));
+                let lost =
+                    elements(longest.value).find(|element| !elements(value).any(|other| other == *element));
                 let writer = lost.and_then(|element| list.appended.get(element)).map(|(writer, _)| *writer);
                 let mut named: Vec<usize> = writer.into_iter().chain([longest.operation]).collect();
                 named.dedup();
@@ -296,11 +299,11 @@ impl<'h> Lists<'h> {
         if !key.starts_with(keys::LIST) {
             return None;
         }
-        let last = value.rsplit(',').next().filter(|last| !last.is_empty());
-        let Some(last) = last else { return Some(Touch { list: key, seen: 0 }) };
+        let newest = value.rsplit(',').next().filter(|newest| !newest.is_empty());
+        let Some(newest) = newest else { return Some(Touch { list: key, seen: 0 }) };
         let list = self.by_key.get(key)?;
         let longest = list.longest?;
-        let place = list.places.get(last)?;
+        let place = list.places.get(newest)?;
         begins_with(longest.value, value).then_some(Touch { list: key, seen: place + 1 })
     }
 }
@@ -310,7 +313,9 @@ fn sights<'h>(answer: &Answer<'h>) -> Vec<(&'h str, &'h str)> {
     let mut sights = Vec::new();
     for (step, result) in answer.pairs() {
         match (step, result) {
-            (Step::Get { key }, StepResult::Got(Some(record))) => sights.push((key.as_str(), record.value.as_str())),
+            (Step::Get { key }, StepResult::Got(Some(record))) => {
+                sights.push((key.as_str(), record.value.as_str()));
+            }
             (Step::Put { key, value, .. }, StepResult::Put) => sights.push((key.as_str(), value.as_str())),
             (Step::Get { .. } | Step::Put { .. } | Step::Delete { .. }, _) => {}
         }
@@ -325,6 +330,5 @@ fn elements(value: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a list begins with another one.
 fn begins_with(list: &str, start: &str) -> bool {
-    start.is_empty()
-        || list.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+    start.is_empty() || list.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
 }

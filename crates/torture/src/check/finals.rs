@@ -15,7 +15,8 @@ const CHECK: &str = "finals";
 pub(super) fn check(history: &History, verdict: &mut Verdict) {
     verdict.count("finals.nodes", history.final_states.len() as u64);
     let Some((first, others)) = history.final_states.split_first() else {
-        verdict.problem((CHECK, "no-nodes"), None, &[], || "nobody looked at the nodes in the end".to_owned());
+        verdict
+            .problem((CHECK, "no-nodes"), None, &[], || "nobody looked at the nodes in the end".to_owned());
         return;
     };
     verdict.count("finals.records", first.records.len() as u64);

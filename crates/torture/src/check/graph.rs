@@ -127,8 +127,10 @@ impl Graph {
 
     /// The smallest cycle of a shape within a part, if there is one.
     pub(super) fn cycle(&self, knot: &[usize], shape: Shape) -> Option<Vec<Edge>> {
-        let part: HashMap<usize, usize> = knot.iter().enumerate().map(|(place, node)| (*node, place)).collect();
-        let inside = |node: usize| self.from(node).iter().filter(|(_, _, to)| part.contains_key(&(*to as usize)));
+        let part: HashMap<usize, usize> =
+            knot.iter().enumerate().map(|(place, node)| (*node, place)).collect();
+        let inside =
+            |node: usize| self.from(node).iter().filter(|(_, _, to)| part.contains_key(&(*to as usize)));
         let mut smallest: Option<Vec<Edge>> = None;
         let mut tries = 0;
         for node in knot {

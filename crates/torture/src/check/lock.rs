@@ -83,7 +83,8 @@ fn seen_gone(history: &History, truth: &Truth<'_>) -> HashMap<(i64, i64), Nanos>
     let mut gone: HashMap<(i64, i64), Nanos> = HashMap::new();
     for note in history.watches.iter().flat_map(|watch| &watch.notes) {
         let WatchNote::Events { at, events } = note else { continue };
-        for event in events.iter().filter(|event| event.record.is_none() && event.key.starts_with(keys::LOCK)) {
+        for event in events.iter().filter(|event| event.record.is_none() && event.key.starts_with(keys::LOCK))
+        {
             if let Some(record) = truth.record(&event.key, event.mod_revision.saturating_sub(1)) {
                 let first = gone.entry((record.create_revision, record.lease)).or_insert(*at);
                 *first = (*first).min(*at);

@@ -7,10 +7,10 @@
 
 use std::collections::HashMap;
 
+use super::Verdict;
 use super::answer::{Answer, compared, step_key};
 use super::shrink;
 use super::wgl::{ABSENT, Found, Item, MAX_STATES, NEVER, State, search};
-use super::Verdict;
 use crate::history::{Call, Compare, History, Operation, Outcome, Record, Step, StepResult, keys};
 
 const CHECK: &str = "wgl";
@@ -71,7 +71,9 @@ impl<'h> Registers<'h> {
         for (index, operation) in history.operations.iter().enumerate() {
             match &operation.call {
                 Call::Txn { .. } => registers.add_transaction(index, operation),
-                Call::SeedWrite { key, value } => registers.add_seed_write(index, operation, key, value.as_deref()),
+                Call::SeedWrite { key, value } => {
+                    registers.add_seed_write(index, operation, key, value.as_deref());
+                }
                 Call::SeedRead { key } => registers.add_seed_read(index, operation, key),
             }
         }
@@ -140,7 +142,13 @@ impl<'h> Registers<'h> {
         }
     }
 
-    fn add_seed_write(&mut self, index: usize, operation: &'h Operation, key: &'h str, value: Option<&'h str>) {
+    fn add_seed_write(
+        &mut self,
+        index: usize,
+        operation: &'h Operation,
+        key: &'h str,
+        value: Option<&'h str>,
+    ) {
         let Some(register) = self.register(key) else { return };
         let ended = match operation.outcome {
             Outcome::SeedWritten => Some(operation.ended),
@@ -219,7 +227,9 @@ impl<'h> Register<'h> {
     /// The state that a compare asks for, if clients were told what it is.
     fn meaning(&mut self, compare: &'h Compare) -> Option<State> {
         match compare {
-            Compare::ModRevision { revision: 0, .. } | Compare::CreateRevision { revision: 0, .. } => Some(ABSENT),
+            Compare::ModRevision { revision: 0, .. } | Compare::CreateRevision { revision: 0, .. } => {
+                Some(ABSENT)
+            }
             Compare::ModRevision { revision, .. } => {
                 let value = *self.values.get(revision)?;
                 Some(self.state(value))

@@ -25,7 +25,9 @@ pub(super) fn check(history: &History, truth: &Truth<'_>, verdict: &mut Verdict)
         let operation = history.operations.get(index)?;
         match &operation.outcome {
             Outcome::Done { .. } => answered(history, index),
-            Outcome::SeedWritten => owners.settled(index),
+            Outcome::SeedWritten => {
+                owners.settled(index).or_else(|| deleted_at(truth, operation, floor, &ceilings))
+            }
             Outcome::SeedFound { value } => found_at(truth, operation, value, floor, &ceilings),
             Outcome::Failed { .. } | Outcome::Unknown { .. } => None,
         }
@@ -55,6 +57,12 @@ fn found_at(
     first_state(truth, key, floor.revision, ceilings.at(operation.ended), |record| {
         record.map_or("", |record| record.value.as_str()) == value
     })
+}
+
+/// The first revision at which the key of the seed's deletion was gone, by that or before.
+fn deleted_at(truth: &Truth<'_>, operation: &Operation, floor: Floor, ceilings: &Ceilings) -> Option<i64> {
+    let Call::SeedWrite { key, value: None } = &operation.call else { return None };
+    first_state(truth, key, floor.revision, ceilings.at(operation.ended), |record| record.is_none())
 }
 
 /// The first revision of a range at which a key's state is such.
@@ -196,9 +204,16 @@ impl Judge<'_, '_> {
         }
     }
 
-    fn seed_delete(&self, index: usize, operation: &Operation, key: &str, floor: Floor, verdict: &mut Verdict) {
-        let to = self.ceilings.at(operation.ended);
-        if first_state(self.truth, key, floor.revision, to, |record| record.is_none()).is_none() {
+    fn seed_delete(
+        &self,
+        index: usize,
+        operation: &Operation,
+        key: &str,
+        floor: Floor,
+        verdict: &mut Verdict,
+    ) {
+        if deleted_at(self.truth, operation, floor, self.ceilings).is_none() {
+            let to = self.ceilings.at(operation.ended);
             verdict.problem((CHECK, "lost-write"), Some(key), &floor.with(index), || {
                 format!(
                     "the seed's deletion of {key} was acknowledged, and the key was there at all revisions from {}, \

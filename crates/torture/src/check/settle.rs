@@ -7,7 +7,7 @@
 //! lie of its own.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use super::Verdict;
 use super::answer::{Answer, CHECK, Effect, effect, explains, matches};
@@ -32,7 +32,7 @@ pub(super) struct Owners<'a, 'h> {
     truth: &'a Truth<'h>,
     history: &'h History,
     /// By place in the order of changes.
-    owners: Vec<Owner>,
+    by_place: Vec<Owner>,
     /// Of the operations that were told no revision.
     settled: HashMap<usize, i64>,
 }
@@ -44,7 +44,7 @@ impl<'a, 'h> Owners<'a, 'h> {
     /// Who made which change, so far as answers with revisions and leases tell it.
     pub(super) fn claimed(history: &'h History, truth: &'a Truth<'h>, verdict: &mut Verdict) -> Self {
         let mut owners =
-            Self { truth, history, owners: vec![Owner::Nobody; truth.len()], settled: HashMap::new() };
+            Self { truth, history, by_place: vec![Owner::Nobody; truth.len()], settled: HashMap::new() };
         for (index, operation) in history.operations.iter().enumerate() {
             if let Some(answer) = Answer::of(operation).filter(Answer::writes) {
                 owners.claim(index, &answer, verdict);
@@ -66,17 +66,17 @@ impl<'a, 'h> Owners<'a, 'h> {
     }
 
     fn owner(&self, place: usize) -> Owner {
-        self.owners.get(place).copied().unwrap_or(Owner::Nobody)
+        self.by_place.get(place).copied().unwrap_or(Owner::Nobody)
     }
 
     fn set(&mut self, place: usize, owner: Owner) {
-        if let Some(slot) = self.owners.get_mut(place) {
+        if let Some(slot) = self.by_place.get_mut(place) {
             *slot = owner;
         }
     }
 
     fn unowned(&self) -> Vec<usize> {
-        (0..self.owners.len()).filter(|place| self.owner(*place) == Owner::Nobody).collect()
+        (0..self.by_place.len()).filter(|place| self.owner(*place) == Owner::Nobody).collect()
     }
 
     fn operation(&self, index: usize) -> &'h Operation {
@@ -87,7 +87,10 @@ impl<'a, 'h> Owners<'a, 'h> {
         let key = answer.effects().next().map(|(key, _)| key);
         let Some(place) = self.truth.place(answer.revision) else {
             verdict.problem((CHECK, "lost-write"), key, &[index], || {
-                format!("a write was acknowledged at revision {}, and no such change happened", answer.revision)
+                format!(
+                    "a write was acknowledged at revision {}, and no such change happened",
+                    answer.revision
+                )
             });
             return;
         };
@@ -142,14 +145,37 @@ impl<'a, 'h> Owners<'a, 'h> {
     /// Finds who made the changes that only deleted something. `ceilings` tell what can't
     /// have happened yet when an operation ended.
     pub(super) fn settle_deletes(&mut self, floors: &[Floor], ceilings: &Ceilings) {
-        let by_delete: Index<'h, &str> = self.index(is_unsettled, |effects, add| {
+        let by_delete = self.unsettled_deletes();
+        for (key, places) in self.unowned_deletes() {
+            let mut coming: Vec<(i64, i64, usize)> = by_delete
+                .get(key)
+                .into_iter()
+                .flatten()
+                .map(|index| (floor_of(floors, *index), self.deadline(*index, ceilings), *index))
+                .collect();
+            coming.sort_unstable();
+            self.settle_in_order(&places, &coming);
+        }
+    }
+
+    /// Those who may have deleted a key and are not known to have done something else.
+    fn unsettled_deletes(&self) -> Index<'h, &'h str> {
+        let mut found: Index<'h, &str> = self.index(is_unsettled, |effects, add| {
             for (key, effect) in effects {
                 if effect == Effect::Delete {
                     add(key);
                 }
             }
         });
-        let mut by_key: HashMap<&'h str, Vec<(usize, i64)>> = HashMap::new();
+        for indexes in found.values_mut() {
+            indexes.retain(|index| !self.settled.contains_key(index));
+        }
+        found
+    }
+
+    /// The changes that only deleted something and have no owner: places and revisions.
+    fn unowned_deletes(&self) -> BTreeMap<&'h str, Vec<(usize, i64)>> {
+        let mut by_key: BTreeMap<&str, Vec<(usize, i64)>> = BTreeMap::new();
         for place in self.unowned() {
             let Some((revision, facts)) = self.truth.change(place) else { continue };
             if facts.iter().all(|fact| fact.event.record.is_none())
@@ -158,17 +184,7 @@ impl<'a, 'h> Owners<'a, 'h> {
                 by_key.entry(fact.event.key.as_str()).or_default().push((place, revision));
             }
         }
-        for (key, places) in by_key {
-            let mut coming: Vec<(i64, i64, usize)> = by_delete
-                .get(key)
-                .into_iter()
-                .flatten()
-                .filter(|index| !self.settled.contains_key(index))
-                .map(|index| (floor_of(floors, *index), self.deadline(*index, ceilings), *index))
-                .collect();
-            coming.sort_unstable();
-            self.settle_in_order(&places, &coming);
-        }
+        by_key
     }
 
     /// Gives each change to who must have made its own the soonest: if that leaves one
@@ -233,19 +249,22 @@ impl<'a, 'h> Owners<'a, 'h> {
         if orphans.is_empty() {
             return;
         }
-        let suspects: Index<'h, (&str, Option<&str>)> =
-            self.index(|operation| !matches!(operation.outcome, Outcome::SeedFound { .. }), |effects, add| {
+        let suspects: Index<'h, (&str, Option<&str>)> = self.index(
+            |operation| !matches!(operation.outcome, Outcome::SeedFound { .. }),
+            |effects, add| {
                 for (key, effect) in effects {
                     match effect {
                         Effect::Put(value, _) => add((key, Some(value))),
                         Effect::Delete => add((key, None)),
                     }
                 }
-            });
+            },
+        );
         for place in orphans {
             let Some((revision, facts)) = self.truth.change(place) else { continue };
             let Some(first) = facts.first() else { continue };
-            let mark = (first.event.key.as_str(), first.event.record.as_ref().map(|record| record.value.as_str()));
+            let mark =
+                (first.event.key.as_str(), first.event.record.as_ref().map(|record| record.value.as_str()));
             let suspects = suspects.get(&mark).map(Vec::as_slice).unwrap_or_default();
             self.accuse(revision, facts, suspects, floors, verdict);
         }
@@ -270,7 +289,8 @@ impl<'a, 'h> Owners<'a, 'h> {
             });
         } else if let Some(index) = suspects.iter().find(fits) {
             let floor = floor_of(floors, *index);
-            let elsewhere = self.settled(*index).or_else(|| Answer::of(self.operation(*index)).map(|told| told.revision));
+            let elsewhere =
+                self.settled(*index).or_else(|| Answer::of(self.operation(*index)).map(|told| told.revision));
             verdict.problem((CHECK, "unexplained-change"), key, &[*index], || match elsewhere {
                 Some(elsewhere) => format!(
                     "revision {revision} is {what}, which one call asked for, and that one took effect at \
@@ -291,15 +311,36 @@ impl<'a, 'h> Owners<'a, 'h> {
 
     /// What can't have happened yet at a time.
     pub(super) fn ceilings(&self) -> Ceilings {
-        let mut latest = 0;
-        let mut begun = Vec::with_capacity(self.owners.len());
-        for (owner, (revision, _)) in self.owners.iter().zip(self.truth.changes()) {
-            if let Owner::Operation(index) = owner {
-                latest = latest.max(self.operation(*index).begun);
+        let mut earliest: Vec<Nanos> = self
+            .by_place
+            .iter()
+            .map(|owner| match owner {
+                Owner::Operation(index) => self.operation(*index).begun,
+                Owner::Nobody | Owner::Lease => 0,
+            })
+            .collect();
+        // So many deletions of a key are the work of as many operations, whichever.
+        let by_delete = self.unsettled_deletes();
+        for (key, places) in self.unowned_deletes() {
+            let operations = by_delete.get(key).into_iter().flatten();
+            let mut begun: Vec<Nanos> = operations.map(|index| self.operation(*index).begun).collect();
+            begun.sort_unstable();
+            for ((place, _), begun) in places.iter().zip(begun) {
+                if let Some(slot) = earliest.get_mut(*place) {
+                    *slot = begun;
+                }
             }
-            begun.push((latest, revision));
         }
-        Ceilings(begun)
+        let mut latest = 0;
+        let times = earliest.into_iter().zip(self.truth.changes());
+        Ceilings(
+            times
+                .map(|(begun, (revision, _))| {
+                    latest = latest.max(begun);
+                    (latest, revision)
+                })
+                .collect(),
+        )
     }
 }
 
@@ -312,7 +353,10 @@ impl Ceilings {
     /// The greatest revision that can have existed at a time.
     pub(super) fn at(&self, time: Nanos) -> i64 {
         let count = self.0.partition_point(|(begun, _)| *begun <= time);
-        count.checked_sub(1).and_then(|place| self.0.get(place)).map_or(EMPTY_REVISION, |(_, revision)| *revision)
+        count
+            .checked_sub(1)
+            .and_then(|place| self.0.get(place))
+            .map_or(EMPTY_REVISION, |(_, revision)| *revision)
     }
 }
 

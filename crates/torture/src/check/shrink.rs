@@ -34,14 +34,19 @@ pub(super) fn shrink(items: &[Item], stuck: usize, pending: &[usize]) -> Vec<usi
         return fallback();
     }
     let mut shrinker = Shrinker { items: &early, searches: 0 };
-    let mut certain: Vec<usize> =
-        (0..early.len()).filter(|item| early.get(*item).is_some_and(|item| item.ended <= Some(end))).collect();
+    let mut certain: Vec<usize> = (0..early.len())
+        .filter(|item| early.get(*item).is_some_and(|item| item.ended <= Some(end)))
+        .collect();
     certain.retain(|item| early.get(*item).is_some_and(|item| item.ended.is_some()));
     if !shrinker.contradicts(&certain) {
         return fallback();
     }
-    let mut named: Vec<usize> =
-        shrinker.minimize(certain).iter().filter_map(|item| early.get(*item)).map(|item| item.operation).collect();
+    let mut named: Vec<usize> = shrinker
+        .minimize(certain)
+        .iter()
+        .filter_map(|item| early.get(*item))
+        .map(|item| item.operation)
+        .collect();
     named.sort_unstable();
     named.dedup();
     named

@@ -87,7 +87,9 @@ impl<'h> Truth<'h> {
         }
         if let Some((watcher, saw)) = tellers.iter().find(|(_, saw)| **saw != keys) {
             verdict.problem((CHECK, "disagreement"), None, &[], || {
-                format!("watcher {watcher} saw {saw} changes at revision {revision}, of {keys} that others saw")
+                format!(
+                    "watcher {watcher} saw {saw} changes at revision {revision}, of {keys} that others saw"
+                )
             });
         }
     }
@@ -231,7 +233,8 @@ fn follows(fact: &Fact<'_>, verdict: &mut Verdict) {
     };
     let version = fact.before.map_or(1, |before| before.version.saturating_add(1));
     let created = fact.before.map_or(*mod_revision, |before| before.create_revision);
-    if record.mod_revision != *mod_revision || record.version != version || record.create_revision != created {
+    if record.mod_revision != *mod_revision || record.version != version || record.create_revision != created
+    {
         verdict.problem((CHECK, "record"), Some(key), &[], || {
             format!(
                 "{key} was put at revision {mod_revision} as {record:?}, which should have version {version} and \

@@ -2,8 +2,8 @@
 //! key, as a register, would have given all these answers?
 //!
 //! The search of Wing and Gong (JPDC 1993) with Lowe's cache of the states that were
-//! visited (CCPE 2017). Two things keep it short. An operation that fits and changes
-//! nothing is taken at once, for it is nowhere better. And an operation of unknown outcome
+//! visited (CCPE 2017). Two things keep it short. An operation that fits and can't change
+//! anything is taken at once, for it is nowhere better. And an operation of unknown outcome
 //! is taken only right before one that would not fit without it: everywhere else it could
 //! as well come later, or never. The cache knows a set of operations by the exclusive or
 //! of a random 128-bit number of each, not by its members, so that long histories fit.
@@ -114,8 +114,9 @@ impl<'a> Search<'a> {
         let mut by_begun: Vec<usize> = (0..items.len()).filter(|item| items[*item].ended.is_some()).collect();
         by_begun.sort_by_key(|item| (items[*item].begun, items[*item].ended));
         let left = by_begun.len();
-        let mut optional: Vec<usize> =
-            (0..items.len()).filter(|item| items[*item].ended.is_none() && items[*item].becomes.is_some()).collect();
+        let mut optional: Vec<usize> = (0..items.len())
+            .filter(|item| items[*item].ended.is_none() && items[*item].becomes.is_some())
+            .collect();
         optional.sort_by_key(|item| items[*item].begun);
         let mut unknown: HashMap<State, Vec<usize>> = HashMap::new();
         for item in optional {
@@ -194,14 +195,14 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Takes all that fits and changes nothing, and looks what can come next. Says whether
+    /// Takes all that fits and can't change anything, and looks what can come next. Says whether
     /// this place of the search is a new one.
     fn enter(&mut self, frame: &mut Frame) -> bool {
         loop {
             let pending = self.pending();
             let free = pending.iter().copied().find(|item| {
                 let item = &self.items[*item];
-                item.fits(self.state) && item.becomes.is_none_or(|becomes| becomes == self.state)
+                item.fits(self.state) && item.becomes.is_none_or(|becomes| item.is == Some(becomes))
             });
             if let Some(item) = free {
                 self.take(item);
@@ -210,7 +211,8 @@ impl<'a> Search<'a> {
                 continue;
             }
             if self.left < self.deepest.0 {
-                let stuck = pending.iter().copied().min_by_key(|item| self.items[*item].ended).unwrap_or_default();
+                let stuck =
+                    pending.iter().copied().min_by_key(|item| self.items[*item].ended).unwrap_or_default();
                 self.deepest = (self.left, stuck, pending.clone());
             }
             frame.choices = pending;

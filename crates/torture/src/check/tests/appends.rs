@@ -30,9 +30,9 @@ impl Lists {
 
     /// A call that compares some lists' lengths and sets some lists.
     fn call(compared: &[(&str, &str)], set: &[(&str, &str)]) -> Call {
-        let compares: Vec<_> = compared.iter().map(|(list, old)| mod_revision(list, length(old))).collect();
+        let conditions: Vec<_> = compared.iter().map(|(list, old)| mod_revision(list, length(old))).collect();
         let then: Vec<_> = set.iter().map(|(list, value)| put(list, value)).collect();
-        txn(&compares, &then, &[])
+        txn(&conditions, &then, &[])
     }
 
     fn append(&mut self, span: (Nanos, Nanos), compared: &[(&str, &str)], set: &[(&str, &str)]) -> usize {
@@ -109,9 +109,12 @@ fn what_was_aborted_must_not_be_read() {
     lists.read((2, 3), &[(X, "1")]);
     assert_found(&lists.judge(), "G1a", &[0, 1]);
     // A transaction whose compares did not hold has not appended either.
-    let Outcome::Done { succeeded, .. } = &mut lists.0.history.operations[1].outcome else { panic!("answered") };
+    let Outcome::Done { succeeded, .. } = &mut lists.0.history.operations[1].outcome else {
+        panic!("answered")
+    };
     assert!(*succeeded);
-    lists.0.history.operations[0].outcome = Outcome::Done { revision: 5, succeeded: false, results: Vec::new() };
+    lists.0.history.operations[0].outcome =
+        Outcome::Done { revision: 5, succeeded: false, results: Vec::new() };
     assert_found(&lists.judge(), "G1a", &[0, 1]);
 }
 

@@ -88,7 +88,9 @@ fn parse(text: &str) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for (number, text) in text.lines().enumerate() {
         let words: Vec<&str> = text.split_whitespace().collect();
-        let ["INFO", "jepsen.util", "-", process, what, ask, arguments @ ..] = words.as_slice() else { continue };
+        let ["INFO", "jepsen.util", "-", process, what, ask, arguments @ ..] = words.as_slice() else {
+            continue;
+        };
         let Ok(process) = process.parse::<usize>() else { continue };
         let number = number as u64;
         let arguments: Vec<Option<u32>> = arguments
@@ -122,7 +124,8 @@ fn parse(text: &str) -> Vec<Line> {
 fn labels(text: &str) -> Vec<(String, bool)> {
     let mut labels = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| line.starts_with("test_")) {
-        let (name, label) = line.split_once(": (\"").and_then(|(_, rest)| rest.split_once("\", ")).expect("a label");
+        let (name, label) =
+            line.split_once(": (\"").and_then(|(_, rest)| rest.split_once("\", ")).expect("a label");
         labels.push((name.to_owned(), label.trim_end_matches("),").parse().expect("a truth value")));
     }
     labels
@@ -205,7 +208,9 @@ fn their_history(lines: &[Line]) -> theirs::History<EtcdOperation> {
         actions.push((ended, 1, line.process, response));
     }
     actions.sort_by_key(|(at, order, process, _)| (*at, *order, *process));
-    theirs::History::from_actions(actions.into_iter().map(|(_, _, process, action)| (process, action)).collect())
+    theirs::History::from_actions(
+        actions.into_iter().map(|(_, _, process, action)| (process, action)).collect(),
+    )
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! One lie of each kind in a history that is true otherwise.
 
-use super::model::{failed, get, put, seed_read, steps};
+use super::model::{Scene, failed, get, put, seed_read, seed_write, steps};
 use super::{check, done, got, kinds, sound, told};
-use crate::history::{Call, Event, Holding, History, Outcome, Record, StepResult, WatchNote};
+use crate::history::{Call, Event, History, Holding, Outcome, Record, StepResult, WatchNote};
 
 type Lie = (&'static str, fn(&mut History));
 
@@ -20,9 +20,10 @@ fn assert_refused(lies: &[Lie]) {
 fn events(history: &mut History, watcher: usize) -> impl Iterator<Item = &mut Vec<Event>> {
     history.watches[watcher].notes.iter_mut().filter_map(|note| match note {
         WatchNote::Events { events, .. } => Some(events),
-        WatchNote::Opened { .. } | WatchNote::Progress { .. } | WatchNote::Compacted { .. } | WatchNote::Lost { .. } => {
-            None
-        }
+        WatchNote::Opened { .. }
+        | WatchNote::Progress { .. }
+        | WatchNote::Compacted { .. }
+        | WatchNote::Lost { .. } => None,
     })
 }
 
@@ -65,7 +66,9 @@ fn lies_about_the_order_of_changes() {
         ("truth/hole", |history| forget(history, 9)),
         ("truth/hole", |history| history.final_states.iter_mut().for_each(|state| state.revision = 16)),
         ("truth/record", |history| rewrite(history, 4, "reg/a", |event| record_of(event).version = 3)),
-        ("truth/record", |history| rewrite(history, 4, "reg/a", |event| record_of(event).create_revision = 4)),
+        ("truth/record", |history| {
+            rewrite(history, 4, "reg/a", |event| record_of(event).create_revision = 4);
+        }),
         ("truth/record", |history| rewrite(history, 4, "reg/a", |event| record_of(event).mod_revision = 3)),
         ("truth/record", |history| rewrite(history, 3, "reg/a", |event| event.record = None)),
         ("truth/final-state", |history| {
@@ -85,13 +88,12 @@ fn lies_about_the_order_of_changes() {
 fn lies_about_writes() {
     assert_refused(&[
         ("revision/lost-write", |history| forget(history, 15)),
-        ("revision/lost-write", |history| rewrite(history, 3, "reg/a", |event| record_of(event).value = "v9".into())),
-        ("revision/lost-write", |history| rewrite(history, 10, "lock/l", |event| record_of(event).lease = 9)),
-        ("revision/lost-write", |history| rewrite(history, 6, "seed/s", |event| record_of(event).value = "v9".into())),
         ("revision/lost-write", |history| {
-            // The seed's deletion did nothing, and the key was there all the time.
-            history.operations[10].begun = 172;
-            history.operations[10].ended = 175;
+            rewrite(history, 3, "reg/a", |event| record_of(event).value = "v9".into());
+        }),
+        ("revision/lost-write", |history| rewrite(history, 10, "lock/l", |event| record_of(event).lease = 9)),
+        ("revision/lost-write", |history| {
+            rewrite(history, 6, "seed/s", |event| record_of(event).value = "v9".into());
         }),
         ("revision/duplicate-revision", |history| *told(history, 3) = 3),
         ("revision/lost-write", |history| *told(history, 23) = 16),
@@ -116,7 +118,7 @@ fn lies_about_writes() {
             let operation = &mut history.operations[3];
             (operation.begun, operation.ended) = (95, 96);
         }),
-        ("revision/real-time", |history| {
+        ("revision/unexplained-change", |history| {
             let operation = &mut history.operations[8];
             (operation.begun, operation.ended) = (600, 610);
         }),
@@ -124,10 +126,31 @@ fn lies_about_writes() {
         ("revision/malformed", |history| history.operations[2].outcome = Outcome::SeedWritten),
         ("revision/malformed", |history| history.operations[2].ended = 39),
         ("revision/malformed", |history| {
-            let Call::Txn { local, .. } = &mut history.operations[1].call else { panic!("it is a transaction") };
+            let Call::Txn { local, .. } = &mut history.operations[1].call else {
+                panic!("it is a transaction")
+            };
             *local = true;
         }),
     ]);
+}
+
+#[test]
+fn writes_by_the_seed_in_an_order_that_is_not_that_of_time() {
+    let mut scene = Scene::new();
+    scene.call((20, 30), seed_write("seed/s", Some("v1")));
+    scene.call((0, 10), seed_write("seed/t", Some("v2")));
+    let verdict = check(&scene.finish());
+    assert_eq!(kinds(&verdict), ["revision/real-time"], "{verdict}");
+    assert_eq!(verdict.problems[0].operations, [1, 0], "{verdict}");
+}
+
+#[test]
+fn a_deletion_by_the_seed_that_did_nothing_to_a_key_that_was_there() {
+    let mut scene = Scene::new();
+    scene.call((0, 1), seed_write("seed/s", Some("v1")));
+    scene.record((2, 3), seed_write("seed/s", None), Outcome::SeedWritten);
+    let verdict = check(&scene.finish());
+    assert_eq!(kinds(&verdict), ["finals/lost-write", "revision/lost-write"], "{verdict}");
 }
 
 #[test]
@@ -135,7 +158,9 @@ fn lies_about_reads() {
     assert_refused(&[
         ("revision/wrong-read", |history| *got(history, 2) = None),
         ("revision/wrong-read", |history| got(history, 2).as_mut().expect("found").version = 2),
-        ("revision/wrong-read", |history| got(history, 23).replace(sound().final_states[0].records["reg/c"].clone()).map_or((), drop)),
+        ("revision/wrong-read", |history| {
+            *got(history, 23) = Some(sound().final_states[0].records["reg/c"].clone());
+        }),
         ("revision/local-read", |history| *got(history, 15) = None),
         ("revision/stale-read", |history| {
             history.operations[2].begun = 75;
@@ -166,10 +191,14 @@ fn lies_about_reads() {
         }),
         ("revision/future-revision", |history| *told(history, 20) = 16),
         ("revision/compare", |history| {
-            let Outcome::Done { succeeded, results, .. } = &mut history.operations[4].outcome else { panic!("done") };
+            let Outcome::Done { succeeded, results, .. } = &mut history.operations[4].outcome else {
+                panic!("done")
+            };
             *succeeded = false;
             results.clear();
-            let Call::Txn { compares, otherwise, .. } = &mut history.operations[4].call else { panic!("txn") };
+            let Call::Txn { compares, otherwise, .. } = &mut history.operations[4].call else {
+                panic!("txn")
+            };
             otherwise.clear();
             compares[0] = super::mod_revision("reg/a", 4);
         }),
@@ -192,7 +221,9 @@ fn lies_about_the_bank() {
         ("bank/wrong-total", |history| history.bank_total = Some(101)),
         ("bank/wrong-total", |history| got(history, 18).as_mut().expect("found").value = "61".to_owned()),
         ("bank/wrong-total", |history| *got(history, 18) = None),
-        ("bank/wrong-total", |history| rewrite(history, 13, "bank/a", |event| record_of(event).value = "51".into())),
+        ("bank/wrong-total", |history| {
+            rewrite(history, 13, "bank/a", |event| record_of(event).value = "51".into());
+        }),
         ("bank/wrong-total", |history| {
             history.final_states[1].records.get_mut("bank/a").expect("it is there").value = "49".to_owned();
         }),

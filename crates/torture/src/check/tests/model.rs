@@ -116,8 +116,12 @@ impl Model {
 
     /// Ends a lease: all its keys go at one revision.
     pub(super) fn end_lease(&mut self, lease: i64, at: Nanos) {
-        let keys: Vec<String> =
-            self.records.iter().filter(|(_, record)| record.lease == lease).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<String> = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.lease == lease)
+            .map(|(key, _)| key.clone())
+            .collect();
         if !keys.is_empty() {
             self.revision += 1;
             let revision = self.revision;
@@ -158,7 +162,12 @@ pub(super) fn mod_revision(key: &str, revision: i64) -> Compare {
 }
 
 pub(super) fn txn(compares: &[Compare], then: &[Step], otherwise: &[Step]) -> Call {
-    Call::Txn { compares: compares.to_vec(), then: then.to_vec(), otherwise: otherwise.to_vec(), local: false }
+    Call::Txn {
+        compares: compares.to_vec(),
+        then: then.to_vec(),
+        otherwise: otherwise.to_vec(),
+        local: false,
+    }
 }
 
 pub(super) fn steps(then: &[Step]) -> Call {
@@ -238,10 +247,10 @@ impl Scene {
 
     /// Adds two watchers of all keys, and the nodes at the end.
     pub(super) fn finish(mut self) -> History {
-        for watcher in 0..2 {
-            let notes = watch_notes(&self.model, "", 2, 1 + watcher as usize);
-            let way = if watcher == 0 { Way::Http } else { Way::Grpc };
-            self.history.watches.push(WatchLog { watcher, way, prefix: String::new(), notes });
+        for (watcher, way) in [(0, Way::Http), (1, Way::Grpc)] {
+            let notes = watch_notes(&self.model, "", 2, 1 + watcher);
+            let log = WatchLog { watcher: watcher as u32, way, prefix: String::new(), notes };
+            self.history.watches.insert(watcher, log);
         }
         self.history.final_states = (1..=3).map(|node| self.model.node_state(node)).collect();
         self.history

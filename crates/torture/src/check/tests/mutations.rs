@@ -63,14 +63,19 @@ fn is_pure_read(operation: &Operation) -> bool {
 fn results(operation: &mut Operation) -> Option<(&mut i64, &mut Vec<StepResult>)> {
     match &mut operation.outcome {
         Outcome::Done { revision, results, .. } => Some((revision, results)),
-        Outcome::SeedWritten | Outcome::SeedFound { .. } | Outcome::Failed { .. } | Outcome::Unknown { .. } => None,
+        Outcome::SeedWritten
+        | Outcome::SeedFound { .. }
+        | Outcome::Failed { .. }
+        | Outcome::Unknown { .. } => None,
     }
 }
 
 /// All records that a key ever had, by all watchers.
 fn state_at(history: &History, key: &str, revision: i64) -> Option<Record> {
     let events = super::super::truth::events_of(&history.watches[0]);
-    let last = events.filter(|event| event.key == key && event.mod_revision <= revision).max_by_key(|event| event.mod_revision);
+    let last = events
+        .filter(|event| event.key == key && event.mod_revision <= revision)
+        .max_by_key(|event| event.mod_revision);
     last.and_then(|event| event.record.clone())
 }
 
@@ -92,16 +97,19 @@ fn stale_read(history: &mut History, dice: &mut Dice) -> Option<()> {
         let earlier = history.operations.iter().filter(|other| other.ended < begun && is_write(other));
         let floor = earlier.filter_map(|other| match &other.outcome {
             Outcome::Done { revision, .. } => Some(*revision),
-            _ => None,
+            Outcome::SeedWritten
+            | Outcome::SeedFound { .. }
+            | Outcome::Failed { .. }
+            | Outcome::Unknown { .. } => None,
         });
         choices.extend(floor.max().map(|floor| (index, floor)));
     }
     let (index, floor) = pick(dice, choices)?;
     let older = 1 + dice.below((floor - 1) as usize) as i64;
     let Call::Txn { then, .. } = history.operations[index].call.clone() else { return None };
-    let states = then.iter().map(|step| {
-        StepResult::Got(state_at(history, super::super::answer::step_key(step), older))
-    });
+    let states = then
+        .iter()
+        .map(|step| StepResult::Got(state_at(history, super::super::answer::step_key(step), older)));
     let states: Vec<StepResult> = states.collect();
     let (revision, results) = results(&mut history.operations[index])?;
     (*revision, *results) = (older, states);
@@ -118,7 +126,8 @@ fn swap_reads(history: &mut History, dice: &mut Dice) -> Option<()> {
     let mut others: Vec<usize> = reads.into_iter().filter(same_call).collect();
     let mut swapped = history.clone();
     let mine = results(&mut swapped.operations[one])?.1.clone();
-    others.retain(|other| results(&mut swapped.operations[*other]).is_some_and(|(_, theirs)| *theirs != mine));
+    others
+        .retain(|other| results(&mut swapped.operations[*other]).is_some_and(|(_, theirs)| *theirs != mine));
     let other = pick(dice, others)?;
     let theirs = std::mem::replace(results(&mut history.operations[other])?.1, mine);
     *results(&mut history.operations[one])?.1 = theirs;
@@ -149,9 +158,10 @@ fn followed(history: &History) -> Vec<(usize, usize)> {
 fn events(history: &mut History, (watch, place): (usize, usize)) -> Option<&mut Vec<Event>> {
     match history.watches.get_mut(watch)?.notes.get_mut(place)? {
         WatchNote::Events { events, .. } => Some(events),
-        WatchNote::Opened { .. } | WatchNote::Progress { .. } | WatchNote::Compacted { .. } | WatchNote::Lost { .. } => {
-            None
-        }
+        WatchNote::Opened { .. }
+        | WatchNote::Progress { .. }
+        | WatchNote::Compacted { .. }
+        | WatchNote::Lost { .. } => None,
     }
 }
 
@@ -214,7 +224,9 @@ fn wrong_total(history: &mut History, dice: &mut Dice) -> Option<()> {
         is_pure_read(operation) && matches!(&operation.call, Call::Txn { then, .. } if then.len() == 3)
     });
     let index = pick(dice, reads)?;
-    let StepResult::Got(Some(record)) = results(&mut history.operations[index])?.1.first_mut()? else { return None };
+    let StepResult::Got(Some(record)) = results(&mut history.operations[index])?.1.first_mut()? else {
+        return None;
+    };
     record.value = (record.value.parse::<i64>().ok()? + 1).to_string();
     Some(())
 }
@@ -261,11 +273,13 @@ fn failed_write(history: &mut History, dice: &mut Dice) -> Option<()> {
             )
     });
     // What only deletes may be explained by another one.
-    let sets = |index: &usize| match &history.operations[*index].call {
+    let sets = |index: &usize| {
+        match &history.operations[*index].call {
         Call::Txn { then, .. } => {
             then.iter().any(|step| matches!(step, Step::Put { key, .. } if key.starts_with("reg/") || key.starts_with("list/")))
         }
         Call::SeedWrite { .. } | Call::SeedRead { .. } => true,
+    }
     };
     let index = pick(dice, choices.into_iter().filter(sets).collect())?;
     history.operations[index].outcome = super::failed();
@@ -287,7 +301,9 @@ fn stale_seed_read(history: &mut History, dice: &mut Dice) -> Option<()> {
     let mut choices = Vec::new();
     let written = |operation: &Operation| operation.outcome == Outcome::SeedWritten;
     for (index, read) in history.operations.iter().enumerate() {
-        let (Call::SeedRead { key }, Outcome::SeedFound { .. }) = (&read.call, &read.outcome) else { continue };
+        let (Call::SeedRead { key }, Outcome::SeedFound { .. }) = (&read.call, &read.outcome) else {
+            continue;
+        };
         for old in history.operations.iter().filter(|old| written(old)) {
             let Call::SeedWrite { key: old_key, value: Some(value) } = &old.call else { continue };
             let replaced = |new: &Operation| {
@@ -346,7 +362,9 @@ fn short_list(history: &mut History, dice: &mut Dice) -> Option<()> {
         }
     }
     let (index, place) = pick(dice, choices)?;
-    let StepResult::Got(Some(record)) = &mut results(&mut history.operations[index])?.1[place] else { return None };
+    let StepResult::Got(Some(record)) = &mut results(&mut history.operations[index])?.1[place] else {
+        return None;
+    };
     let end = record.value.rfind(',')?;
     record.value.truncate(end);
     Some(())
@@ -356,14 +374,18 @@ fn wrong_delete(history: &mut History, dice: &mut Dice) -> Option<()> {
     let mut choices = Vec::new();
     for (index, operation) in history.operations.iter().enumerate() {
         let Some(answer) = super::super::answer::Answer::of(operation) else { continue };
-        for (place, result) in answer.results.iter().enumerate() {
+        // A deletion alone could be the work of somebody of unknown outcome.
+        let puts = answer.results.contains(&StepResult::Put);
+        for (place, result) in answer.results.iter().enumerate().filter(|_| puts) {
             if matches!(result, StepResult::Deleted(_)) {
                 choices.push((index, place));
             }
         }
     }
     let (index, place) = pick(dice, choices)?;
-    let StepResult::Deleted(count) = &mut results(&mut history.operations[index])?.1[place] else { return None };
+    let StepResult::Deleted(count) = &mut results(&mut history.operations[index])?.1[place] else {
+        return None;
+    };
     *count = 1 - *count;
     Some(())
 }

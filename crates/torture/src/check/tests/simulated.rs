@@ -7,7 +7,10 @@ use std::collections::{BinaryHeap, HashMap};
 
 use proptest::prelude::*;
 
-use super::model::{Model, Scene, delete, failed, get, mod_revision, put, put_leased, seed_read, seed_write, steps, txn, unknown};
+use super::model::{
+    Model, Scene, delete, failed, get, mod_revision, put, put_leased, seed_read, seed_write, steps, txn,
+    unknown,
+};
 use super::{assert_sound, check};
 use crate::dice::Dice;
 use crate::history::{
@@ -199,8 +202,9 @@ impl Simulation {
             65..78 => self.choose_list(client),
             78..84 => {
                 let record = self.known(client, "ctr/0").cloned().flatten();
-                let (revision, count) =
-                    record.map_or((0, 0), |record| (record.mod_revision, record.value.parse::<i64>().expect("a count")));
+                let (revision, count) = record.map_or((0, 0), |record| {
+                    (record.mod_revision, record.value.parse::<i64>().expect("a count"))
+                });
                 let next = (count + 1).to_string();
                 txn(&[mod_revision("ctr/0", revision)], &[put("ctr/0", &next)], &[get("ctr/0")])
             }
@@ -248,7 +252,9 @@ impl Simulation {
         let list = |place: usize| format!("list/{place}");
         let place = self.scene.history.operations.len() / 300 * 2;
         let (one, other) = (list(place), list(place + 1));
-        let (Some(first), Some(second)) = (self.known(client, &one).cloned(), self.known(client, &other).cloned()) else {
+        let (Some(first), Some(second)) =
+            (self.known(client, &one).cloned(), self.known(client, &other).cloned())
+        else {
             return steps(&[get(&one), get(&other)]);
         };
         self.known[client].remove(&one);
@@ -309,8 +315,12 @@ fn watch(dice: &mut Dice, model: &Model, prefix: &str) -> Vec<WatchNote> {
         let changes = &model.changes[place..until];
         // A lease's end may be told before its time in the model only if it happened.
         now = changes.iter().map(|(at, _)| *at).fold(now, Nanos::max) + 1 + dice.below(30) as u64;
-        let events: Vec<Event> =
-            changes.iter().flat_map(|(_, events)| events).filter(|event| event.key.starts_with(prefix)).cloned().collect();
+        let events: Vec<Event> = changes
+            .iter()
+            .flat_map(|(_, events)| events)
+            .filter(|event| event.key.starts_with(prefix))
+            .cloned()
+            .collect();
         place = until;
         let last = place as i64 + 1;
         if !events.is_empty() {
@@ -325,7 +335,7 @@ fn watch(dice: &mut Dice, model: &Model, prefix: &str) -> Vec<WatchNote> {
             let from = (last + 1 - dice.below(4) as i64).max(2);
             place = from as usize - 2;
             notes.push(WatchNote::Opened { at: now, node: 2, from_revision: from });
-            if dice.chance(20) && !prefix.is_empty() {
+            if dice.chance(20) && !prefix.is_empty() && from <= model.revision {
                 notes.push(WatchNote::Compacted { at: now, compact_revision: from + 1 });
                 let from_revision = from + 1;
                 place += 1;
