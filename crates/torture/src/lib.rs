@@ -6,6 +6,7 @@
 //! written down ([`history`]), and once the cluster has come to rest, checkers that know
 //! nothing of the faults look for an answer that was a lie.
 
+pub mod check;
 pub mod dice;
 pub mod history;
 pub mod timeline;
