@@ -8,4 +8,6 @@
 
 pub mod dice;
 pub mod history;
+pub mod record;
 pub mod timeline;
+pub mod workload;
