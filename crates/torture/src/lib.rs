@@ -9,5 +9,6 @@
 pub mod dice;
 pub mod history;
 pub mod record;
+pub mod report;
 pub mod timeline;
 pub mod workload;
