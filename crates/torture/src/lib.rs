@@ -8,6 +8,7 @@
 
 pub mod dice;
 pub mod history;
+pub mod ledger;
 pub mod record;
 pub mod report;
 pub mod timeline;
