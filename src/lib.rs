@@ -13,6 +13,7 @@ pub mod error;
 pub mod etcd_api;
 pub mod keyspace;
 pub mod metrics;
+pub mod mutants;
 pub mod mvcc;
 pub mod network;
 pub mod node;

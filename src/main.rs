@@ -66,6 +66,7 @@ fn serve(args: ServeArgs) -> ExitCode {
     if let Err(error) = telemetry::init(config.log_format, &config.log_filter) {
         return fail(USAGE, &error);
     }
+    kvorum::mutants::announce();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error),

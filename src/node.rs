@@ -18,6 +18,7 @@ use crate::engine::EngineOptions;
 use crate::error::StorageError;
 use crate::etcd_api::services::{self, Context};
 use crate::etcd_api::{EtcdApi, EtcdOptions, GrpcServer, ServerOptions};
+use crate::mutants::Mutant;
 use crate::network::{self, HttpOptions, HttpServer};
 use crate::openraft_network::snapshot_sender::Pace;
 use crate::openraft_network::wire::Encoding;
@@ -321,7 +322,7 @@ fn raft_config(config: &Config) -> Result<RaftConfig, StartError> {
         enable_pre_vote: Some(true),
         // A restarted leader that resumed its term could give a log id that it
         // lost with an unsynced tail to another entry.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(Mutant::LeaderRestore.is_awake()),
         quorum_loss_probe_interval: Some(millis(QUORUM_LOSS_PROBE)),
         ..RaftConfig::default()
     };

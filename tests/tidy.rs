@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Vocabulary: imported by all, importing only each other.
-const VOCABULARY: [&str; 8] =
-    ["codec", "command", "config", "error", "keyspace", "metrics", "raft_types", "telemetry"];
+const VOCABULARY: [&str; 9] =
+    ["codec", "command", "config", "error", "keyspace", "metrics", "mutants", "raft_types", "telemetry"];
 
 /// Wiring: imports whatever it wires together, imported by none.
 const WIRING: [&str; 3] = ["lib", "main", "node"];

@@ -48,8 +48,13 @@ pub enum ForwardError {
 /// The leader's answer to a [`ForwardRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ForwardResponse {
-    /// One result for each proposal, in order.
-    Write(Vec<Result<Outcome, ForwardError>>),
+    /// What became of the proposals.
+    Write {
+        /// One result for each proposal, in order.
+        results: Vec<Result<Outcome, ForwardError>>,
+        /// The log index up to which the leader has applied, all these included.
+        applied_index: u64,
+    },
     /// The log index that a linearizable read must have applied.
     ReadIndex(Result<u64, ForwardError>),
 }
@@ -97,12 +102,13 @@ impl ForwardResponse {
     pub fn encode(&self) -> Bytes {
         let mut out = vec![WIRE_VERSION];
         match self {
-            Self::Write(results) => {
+            Self::Write { results, applied_index } => {
                 out.push(1);
                 out.put_u32_le(count(results.len()));
                 for result in results {
                     put_result(&mut out, result, |out, outcome| put_bytes(out, &outcome.encode()));
                 }
+                out.put_u64_le(*applied_index);
             }
             Self::ReadIndex(result) => {
                 out.push(2);
@@ -123,7 +129,7 @@ impl ForwardResponse {
                 for _ in 0..count {
                     results.push(read_result(&mut r, |r| Outcome::decode(r.bytes("outcome")?))?);
                 }
-                Self::Write(results)
+                Self::Write { results, applied_index: r.u64("applied index")? }
             }
             2 => Self::ReadIndex(read_result(&mut r, |r| r.u64("read index"))?),
             tag => return Err(DecodeError::UnknownTag { field: "forwarded answer", tag }),
@@ -373,12 +379,12 @@ mod tests {
         }
 
         #[test]
-        fn responses_round_trip(results in proptest::collection::vec(proptest::result::maybe_err(any::<i64>(), errors()), 0..9), index in proptest::result::maybe_err(any::<u64>(), errors())) {
+        fn responses_round_trip(results in proptest::collection::vec(proptest::result::maybe_err(any::<i64>(), errors()), 0..9), applied_index: u64, index in proptest::result::maybe_err(any::<u64>(), errors())) {
             let results = results
                 .into_iter()
                 .map(|result| result.map(|revision| Outcome { revision, result: OutcomeResult::Nothing }))
                 .collect();
-            let response = ForwardResponse::Write(results);
+            let response = ForwardResponse::Write { results, applied_index };
             prop_assert_eq!(ForwardResponse::decode(response.encode()), Ok(response));
             let response = ForwardResponse::ReadIndex(index);
             prop_assert_eq!(ForwardResponse::decode(response.encode()), Ok(response));

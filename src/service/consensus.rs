@@ -1,6 +1,7 @@
 //! Writes: propose here if this node leads, else carry them to the leader.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -218,7 +219,10 @@ impl Service {
     pub async fn handle_forwarded(&self, request: ForwardRequest) -> ForwardResponse {
         match request {
             ForwardRequest::Write(proposals) => {
-                ForwardResponse::Write(self.propose_forwarded(proposals).await)
+                let results = self.propose_forwarded(proposals).await;
+                // Read when all of them have their outcome, which they get once applied.
+                let applied_index = self.inner.store.applied_index().load(Ordering::Acquire);
+                ForwardResponse::Write { results, applied_index }
             }
             ForwardRequest::ReadIndex => {
                 ForwardResponse::ReadIndex(self.inner.read_index.get_as_leader().await)

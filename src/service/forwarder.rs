@@ -1,4 +1,7 @@
 //! Carries writes to the leader, many in one request.
+//!
+//! What the leader has done is answered only once it is applied here too: whoever
+//! wrote through this node finds the write in this node's own state (I1).
 
 use std::time::Duration;
 
@@ -20,23 +23,25 @@ const BOUNDS: Bounds = Bounds { enough: 64, writes: 512, bytes: 1 << 20 };
 pub(super) fn start(
     transport: Transport,
     view: watch::Receiver<View>,
+    applied: watch::Receiver<u64>,
     runtime: &Handle,
     deadline: Duration,
 ) -> WriteQueue {
     WriteQueue::start(runtime, BOUNDS, move |proposals, waiting| {
         let leader = view.borrow().leader_addr();
-        send(proposals, waiting, leader, transport.clone(), deadline)
+        send(proposals, waiting, leader, transport.clone(), applied.clone(), deadline)
     })
 }
 
 async fn send(
     proposals: Vec<Proposal>,
-    mut waiting: Waiting,
+    waiting: Waiting,
     leader: Option<(NodeId, String)>,
     transport: Transport,
+    applied: watch::Receiver<u64>,
     deadline: Duration,
 ) {
-    let results = match leader {
+    let answer = match leader {
         Some((id, _)) if id == transport.node_id() => {
             // Elected meanwhile: the caller tries again and proposes by itself.
             Err(ForwardError::NotLeader { leader: None })
@@ -44,14 +49,34 @@ async fn send(
         Some((id, addr)) => exchange(proposals, id, &addr, &transport, deadline).await,
         None => Err(ForwardError::NotLeader { leader: None }),
     };
-    match results {
-        Ok(results) => {
-            for result in results {
-                waiting.answer(result);
-            }
-        }
+    match answer {
+        // Apart, since the next batch need not wait for this node to catch up.
+        Ok(answer) => drop(tokio::spawn(answer_once_applied(answer, waiting, applied, deadline))),
         Err(error) => waiting.fail(&error),
     }
+}
+
+/// What the leader answered: the results, and how far it had applied then.
+type Answered = (Vec<Answer>, u64);
+
+async fn answer_once_applied(
+    (results, index): Answered,
+    mut waiting: Waiting,
+    mut applied: watch::Receiver<u64>,
+    deadline: Duration,
+) {
+    let reached = applied.wait_for(|applied| *applied >= index);
+    let is_applied = results.iter().all(Result::is_err)
+        || matches!(tokio::time::timeout(deadline, reached).await, Ok(Ok(_)));
+    for result in results {
+        waiting.answer(result.and_then(|outcome| if is_applied { Ok(outcome) } else { Err(late(deadline)) }));
+    }
+}
+
+fn late(deadline: Duration) -> ForwardError {
+    ForwardError::Unknown(format!(
+        "the leader carried it out, but this node did not apply it within {deadline:?}"
+    ))
 }
 
 async fn exchange(
@@ -60,7 +85,7 @@ async fn exchange(
     addr: &str,
     transport: &Transport,
     deadline: Duration,
-) -> Result<Vec<Answer>, ForwardError> {
+) -> Result<Answered, ForwardError> {
     let expected = proposals.len();
     let body = ForwardRequest::Write(proposals).encode();
     let answer = transport
@@ -68,7 +93,9 @@ async fn exchange(
         .await
         .map_err(|error| to_forward_error(&error))?;
     match ForwardResponse::decode(answer) {
-        Ok(ForwardResponse::Write(results)) if results.len() == expected => Ok(results),
+        Ok(ForwardResponse::Write { results, applied_index }) if results.len() == expected => {
+            Ok((results, applied_index))
+        }
         Ok(_) => Err(ForwardError::Unknown(format!("node {leader} answered something else"))),
         Err(error) => Err(ForwardError::Unknown(format!("node {leader} answered nonsense: {error}"))),
     }

@@ -164,7 +164,13 @@ impl Service {
         let view = follow_view(&raft, &runtime);
         let counters = Arc::new(RequestCounters::default());
         let proposer = proposer::start(raft.clone(), &runtime, options.request_timeout);
-        let forwarder = forwarder::start(transport.clone(), view.clone(), &runtime, options.request_timeout);
+        let forwarder = forwarder::start(
+            transport.clone(),
+            view.clone(),
+            store.watch_applied(),
+            &runtime,
+            options.request_timeout,
+        );
         let read_index = ReadIndex::new(
             raft.clone(),
             transport.clone(),

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::handle::{RequestCounters, Service, View};
 use super::lease_clock::{LeaseClock, Step};
 use crate::command::{AlarmKind, Command, OutcomeResult, Write};
+use crate::mutants::Mutant;
 use crate::openraft_network::forward::ForwardError;
 use crate::store::lease_table::Upcoming;
 use crate::store::{KEYS_IN_PART, LeaseTable, MAX_LEASES_ENDED};
@@ -228,6 +229,9 @@ impl Leader for Service {
     }
 
     async fn confirm(&self) -> Result<(), ForwardError> {
+        if Mutant::DeposedLessor.is_awake() {
+            return Ok(());
+        }
         let deadline = Instant::now() + self.inner.options.request_timeout;
         let index = self.inner.read_index.get_as_leader().await?;
         let applied = self.wait_applied(index, deadline).await;
@@ -243,7 +247,12 @@ impl Leader for Service {
         }
         let command = Command::of(Write::LeaseTick { term, clock, expired });
         let deadline = Instant::now() + self.inner.options.request_timeout;
-        let outcome = self.propose(command.encode(), deadline).await?;
+        let outcome = if Mutant::DeposedLessor.is_awake() {
+            let committed = self.commit_by(&command.encode(), deadline).await;
+            committed.map_err(|error| ForwardError::Unavailable(error.to_string()))?
+        } else {
+            self.propose(command.encode(), deadline).await?
+        };
         if let OutcomeResult::Rejected(rejection) = outcome.result {
             return Err(ForwardError::Unavailable(rejection.to_string()));
         }

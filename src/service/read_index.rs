@@ -176,7 +176,7 @@ impl ReadIndex {
             .map_err(|error| to_forward_error(&error))?;
         match ForwardResponse::decode(answer) {
             Ok(ForwardResponse::ReadIndex(index)) => index,
-            Ok(ForwardResponse::Write(_)) | Err(_) => {
+            Ok(ForwardResponse::Write { .. }) | Err(_) => {
                 Err(ForwardError::Unavailable(format!("node {leader} answered something else")))
             }
         }

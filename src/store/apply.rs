@@ -13,6 +13,7 @@ use crate::command::{
     Alarm, AlarmKind, Command, Condition, Idempotency, Op, Outcome, OutcomeResult, Proposal, Rejection, Write,
 };
 use crate::error::StorageError;
+use crate::mutants::Mutant;
 use crate::mvcc::{Lease, ReadError, WriteSession};
 
 const TOKEN_VERSION: u8 = 1;
@@ -172,7 +173,7 @@ fn carry_out(
         Write::LeaseRevoke { id } => revoke(session, *id)?,
         Write::LeaseRenew { ids } => renew(session, ids)?,
         Write::LeaseTick { term, clock, expired } => {
-            if *term == context.term {
+            if *term == context.term || Mutant::DeposedLessor.is_awake() {
                 tick(session, *clock, expired)?;
             }
             OutcomeResult::Nothing
@@ -318,7 +319,9 @@ fn tick(session: &mut WriteSession<'_>, clock: u64, expired: &[i64]) -> Result<(
     let mut room = MAX_KEYS_REVOKED;
     for id in expired.iter().take(MAX_LEASES_ENDED) {
         // A renewal that came first in the log wins.
-        let due = session.lease(*id)?.filter(|lease| lease.ending || lease.expires_at <= clock);
+        let due = session
+            .lease(*id)?
+            .filter(|lease| lease.ending || lease.expires_at <= clock || Mutant::DeposedLessor.is_awake());
         let Some(lease) = due else { continue };
         match end_lease(session, lease, room)? {
             Ended::Whole { keys } | Ended::Part { keys } => room -= keys,

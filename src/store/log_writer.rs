@@ -20,6 +20,7 @@ use super::log_db::{LogBatch, LogDb};
 use super::log_store::Shared;
 use crate::TypeConfig;
 use crate::error::StorageError;
+use crate::mutants::Mutant;
 
 /// A batch takes no further request once its entries have so many bytes.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
@@ -256,7 +257,9 @@ impl<P: Probe> Writer<P> {
                 outcome.waiters.push(Waiter::Flushed(flushed, room));
             }
             Op::Vote { vote, done } => {
-                batch.vote(db, &vote);
+                if !Mutant::ForgetVote.is_awake() {
+                    batch.vote(db, &vote);
+                }
                 outcome.vote = Some(vote);
                 outcome.sync = true;
                 outcome.waiters.push(Waiter::Done(done));
@@ -301,7 +304,7 @@ impl<P: Probe> Writer<P> {
         }
         self.probe.before_write(outcome.sync)?;
         let started = Instant::now();
-        db.write(batch, outcome.sync)?;
+        db.write(batch, outcome.sync && !Mutant::AcknowledgeUnsynced.is_awake())?;
         let took = started.elapsed();
         if outcome.sync {
             self.probe.after_sync()?;

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -38,6 +38,7 @@ use crate::codec::Reader;
 use crate::command::{Outcome, OutcomeResult};
 use crate::engine::EngineOptions;
 use crate::error::StorageError;
+use crate::mutants::Mutant;
 use crate::mvcc::{Store, WriteSession};
 use crate::{LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -194,6 +195,8 @@ struct Shared {
     /// The newest changes, for those who follow them.
     recent: RecentEvents,
     counters: ApplyCounters,
+    /// Whether nothing that a mutant would apply twice is to come any more.
+    has_applied: AtomicBool,
 }
 
 impl StateMachineStore {
@@ -234,6 +237,7 @@ impl StateMachineStore {
             durable_log,
             recent,
             counters: ApplyCounters::default(),
+            has_applied: AtomicBool::new(applied_index == 0),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -354,6 +358,11 @@ impl StateMachineStore {
                         }
                         let term = entry.log_id.committed_leader_id().term;
                         let context = apply::Context { term, wants_answer: responder.is_some() };
+                        if Mutant::ApplyTwice.is_awake()
+                            && !self.shared.has_applied.swap(true, Ordering::Relaxed)
+                        {
+                            apply::apply(&mut applying.session, &command, context)?;
+                        }
                         apply::apply(&mut applying.session, &command, context)?
                     }
                     Err(rejection) => applying.outcome(OutcomeResult::Rejected(rejection)),
@@ -475,6 +484,10 @@ impl StateMachineStore {
             let (meta, dir) =
                 snapshot::build(generation.store(), &shared.snapshots, &self.next_snapshot_name())?;
             self.publish_snapshot(meta, dir);
+        }
+        if Mutant::TornInstall.is_awake() {
+            self.publish_applied(applied.clone());
+            std::thread::sleep(Duration::from_millis(500));
         }
         // From here on a restart may open the new generation, even if this fails.
         generation.keep();

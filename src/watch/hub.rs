@@ -18,6 +18,7 @@ use super::queue::Queue;
 use super::watcher::{Place, Watcher};
 use super::{CancelReason, History, WatchOptions, WatchRefusal, WatchRequest, WatchSession};
 use crate::error::StorageError;
+use crate::mutants::Mutant;
 use crate::mvcc::{OLDEST_REVISION, ReadError, RevisionEvents};
 use crate::store::Since;
 use crate::store::recent::retained_bytes;
@@ -279,6 +280,7 @@ impl Hub {
         let (revision, compacted) = (self.history.revision(), self.history.compacted());
         let (from, progress) = (request.from, request.progress);
         let from = from.map(|from| from.max(OLDEST_REVISION));
+        let from = if Mutant::WatchGap.is_awake() { from.map(|from| from.max(compacted)) } else { from };
         // The oldest revision is that of the empty store: no change made it.
         let next = from.map_or(revision.saturating_add(1), |from| from.max(OLDEST_REVISION + 1));
         let watcher = Arc::new(Watcher::new(registry.number(), id, request, Arc::clone(queue), next));

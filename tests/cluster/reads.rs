@@ -54,3 +54,24 @@ async fn a_condition_holds_whichever_node_takes_the_write() {
         assert_eq!(details["mod_revision"].as_i64(), Some(revision));
     }
 }
+
+/// Local reads promise nothing about others' writes, but whoever was told by a node
+/// that a write took place finds it there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_acknowledges_a_write_has_applied_it() {
+    let cluster = Builder::new().form(3).await;
+    let leader = cluster.leader().await;
+    let writers =
+        cluster.ids().into_iter().filter(|id| *id != leader).flat_map(|id| [(id, 0), (id, 1), (id, 2)]);
+    let writing = writers.map(|(follower, writer)| {
+        let cluster = &cluster;
+        async move {
+            for round in 0..100 {
+                let (key, value) = (format!("of-{follower}-{writer}"), round.to_string());
+                cluster.put(follower, &key, &value).await.ok();
+                assert_eq!(cluster.get(follower, &key, "local").await, Some(value));
+            }
+        }
+    });
+    futures_util::future::join_all(writing).await;
+}

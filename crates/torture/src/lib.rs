@@ -9,4 +9,8 @@
 pub mod check;
 pub mod dice;
 pub mod history;
+pub mod ledger;
+pub mod record;
+pub mod report;
 pub mod timeline;
+pub mod workload;

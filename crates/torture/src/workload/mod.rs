@@ -1,0 +1,280 @@
+//! Clients that work on a cluster whatever happens to it, and write down what they were told.
+//!
+//! Every call is made once, at one node, within a short time; no library repeats anything. What
+//! a client was told is judged strictly ([`judge`]). Nothing here knows what is being done to
+//! the cluster meanwhile, and nothing here decides whether an answer was right.
+
+mod http;
+mod judge;
+mod leases;
+mod locks;
+mod over_grpc;
+mod over_http;
+mod registers;
+mod session;
+mod slots;
+mod txns;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use self::registers::{Memory, Registers};
+use self::session::{Phase, Session, Shared};
+use self::txns::Books;
+use crate::dice::Dice;
+use crate::history::{Holding, NodeId, Operation, WatchLog, Way};
+use crate::record::Clock;
+
+/// Where a node can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The node.
+    pub node: NodeId,
+    /// `HOST:PORT` of its HTTP API.
+    pub http: String,
+    /// `HOST:PORT` of etcd's API.
+    pub grpc: String,
+}
+
+/// How much of what is done: numbers that stand to each other as the calls shall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weights {
+    /// Registers.
+    pub registers: usize,
+    /// The seed's calls.
+    pub seeds: usize,
+    /// Lists that transactions read and append to.
+    pub lists: usize,
+    /// Counters.
+    pub counters: usize,
+    /// The bank.
+    pub bank: usize,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { registers: 40, seeds: 15, lists: 18, counters: 12, bank: 15 }
+    }
+}
+
+/// How many clients there are, and how fast they work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Clients that read and write.
+    pub clients: usize,
+    /// Clients that take locks.
+    pub lockers: usize,
+    /// Watchers of everything.
+    pub complete_watchers: usize,
+    /// Watchers that come and go.
+    pub casual_watchers: usize,
+    /// What the clients do.
+    pub weights: Weights,
+    /// The mean of the pause of a client after a call.
+    pub pause: Duration,
+    /// How long a call may take.
+    pub limit: Duration,
+    /// How long watchers of everything may take to see the last revision.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            clients: 24,
+            lockers: 4,
+            complete_watchers: 3,
+            casual_watchers: 4,
+            weights: Weights::default(),
+            pause: Duration::from_millis(12),
+            limit: Duration::from_millis(2_500),
+            patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the clients did, and what they were told.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    /// All calls.
+    pub operations: Vec<Operation>,
+    /// All watchers.
+    pub watches: Vec<WatchLog>,
+    /// All times during which a lock was held.
+    pub holdings: Vec<Holding>,
+    /// The sum of all accounts of the bank, if there is one.
+    pub bank_total: Option<i64>,
+    /// Promises that were broken where no checker looks, in words: a lease that ended before
+    /// its time. Each of them is a problem.
+    pub broken: Vec<String>,
+}
+
+/// What one task of a client leaves behind.
+#[derive(Default)]
+struct Legacy {
+    operations: Vec<Operation>,
+    holdings: Vec<Holding>,
+    watches: Vec<WatchLog>,
+    broken: Vec<String>,
+}
+
+/// The running clients.
+pub struct Clients {
+    shared: Arc<Shared>,
+    endpoints: tokio::sync::watch::Sender<Arc<[Endpoint]>>,
+    phase: tokio::sync::watch::Sender<Phase>,
+    workers: Vec<JoinHandle<Legacy>>,
+    watchers: Vec<JoinHandle<WatchLog>>,
+    seen: Vec<Arc<AtomicI64>>,
+    patience: Duration,
+    recorded: Recorded,
+}
+
+impl Clients {
+    /// Starts clients at these nodes. All of their choices follow from `dice`; how they fall
+    /// together is up to the machine.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn start(endpoints: Vec<Endpoint>, options: &Options, clock: Clock, mut dice: Dice) -> Self {
+        let nodes: Vec<_> = endpoints.iter().map(|endpoint| endpoint.node).collect();
+        let (endpoints, known) = tokio::sync::watch::channel(Arc::from(endpoints));
+        let (phase, told) = tokio::sync::watch::channel(Phase::Work);
+        let shared = Arc::new(Shared::new(clock, options.limit, known, told));
+        let tables = Arc::new(Tables { registers: Registers::new(), books: Books::new() });
+
+        let mut watchers = Vec::new();
+        let mut seen = Vec::new();
+        for (number, node) in nodes.iter().cycle().take(options.complete_watchers).enumerate() {
+            let way = if number % 2 == 0 { Way::Grpc } else { Way::Http };
+            let place = Arc::new(AtomicI64::new(1));
+            seen.push(Arc::clone(&place));
+            let watcher = watch::complete(Arc::clone(&shared), dice.fork(), way, *node, place);
+            watchers.push(tokio::spawn(watcher));
+        }
+        let mut workers = Vec::new();
+        for _ in 0..options.clients {
+            let session = Session::new(Arc::clone(&shared), dice.fork());
+            let work = work(session, Arc::clone(&tables), options.weights.clone(), options.pause);
+            workers.push(tokio::spawn(work));
+        }
+        for _ in 0..options.lockers {
+            let session = Session::new(Arc::clone(&shared), dice.fork());
+            workers.push(tokio::spawn(lock(session)));
+        }
+        for _ in 0..options.casual_watchers {
+            let watching = watch::casual(Arc::clone(&shared), dice.fork());
+            workers
+                .push(tokio::spawn(async move { Legacy { watches: watching.await, ..Legacy::default() } }));
+        }
+        let bank_total = (options.clients > 0 && options.weights.bank > 0).then_some(txns::BANK_TOTAL);
+        let recorded = Recorded { bank_total, ..Recorded::default() };
+        let patience = options.patience;
+        Self { shared, endpoints, phase, workers, watchers, seen, patience, recorded }
+    }
+
+    /// Tells the clients which nodes there are from now on.
+    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        self.endpoints.send_replace(Arc::from(endpoints));
+    }
+
+    /// The revision up to which all watchers of everything have seen all: nothing above it may
+    /// be compacted.
+    pub fn safe_revision(&self) -> i64 {
+        let places = self.seen.iter().map(|seen| seen.load(Ordering::Relaxed));
+        places.min().unwrap_or_else(|| self.newest_revision())
+    }
+
+    /// The newest revision that any client was told of.
+    pub fn newest_revision(&self) -> i64 {
+        self.shared.newest.load(Ordering::Relaxed)
+    }
+
+    /// Ends all calls; only the watchers of everything go on. Returns when the last call is
+    /// over, which takes at most a few time limits.
+    ///
+    /// # Panics
+    /// If a client did.
+    pub async fn halt(&mut self) {
+        self.phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Halt) != Phase::Halt);
+        for worker in self.workers.drain(..) {
+            let mut legacy = worker.await.expect("a client does not panic");
+            self.recorded.operations.append(&mut legacy.operations);
+            self.recorded.holdings.append(&mut legacy.holdings);
+            self.recorded.watches.append(&mut legacy.watches);
+            self.recorded.broken.append(&mut legacy.broken);
+        }
+    }
+
+    /// Ends all clients, once the watchers of everything have seen `final_revision` or their
+    /// patience is over, and gives what was recorded.
+    ///
+    /// # Panics
+    /// If a client did.
+    pub async fn stop(mut self, final_revision: i64) -> Recorded {
+        self.halt().await;
+        let deadline = tokio::time::Instant::now() + self.patience;
+        self.phase.send_replace(Phase::Finish { revision: final_revision, deadline });
+        for watcher in self.watchers.drain(..) {
+            let log = watcher.await.expect("a watcher does not panic");
+            self.recorded.watches.push(log);
+        }
+        self.recorded
+    }
+}
+
+/// The keys that all clients share.
+struct Tables {
+    registers: Registers,
+    books: Books,
+}
+
+/// A client that reads and writes for as long as the clients work.
+async fn work(mut session: Session, tables: Arc<Tables>, weights: Weights, pause: Duration) -> Legacy {
+    let mut memory = Memory::default();
+    let parts = [weights.registers, weights.seeds, weights.lists, weights.counters, weights.bank];
+    let most = usize::try_from(2 * pause.as_millis()).unwrap_or(usize::MAX).max(1);
+    while session.shared.goes_on() {
+        match choose(&mut session.dice, &parts) {
+            0 => tables.registers.step(&mut session, &mut memory).await,
+            1 => tables.registers.seed_step(&mut session).await,
+            2 => tables.books.list_step(&mut session).await,
+            3 => tables.books.counter_step(&mut session).await,
+            _ => tables.books.bank_step(&mut session).await,
+        }
+        if !pause.is_zero() {
+            let time = session.dice.millis(0, most);
+            session.shared.pause(time).await;
+        }
+    }
+    Legacy { operations: session.into_operations(), ..Legacy::default() }
+}
+
+/// The place in `parts` on which the lot falls, in proportion to what stands there.
+fn choose(dice: &mut Dice, parts: &[usize]) -> usize {
+    let mut lot = dice.below(parts.iter().sum::<usize>().max(1));
+    for (place, part) in parts.iter().enumerate() {
+        if lot < *part {
+            return place;
+        }
+        lot -= part;
+    }
+    0
+}
+
+/// A client that takes locks for as long as the clients work.
+async fn lock(mut session: Session) -> Legacy {
+    let locked = locks::work(&mut session).await;
+    Legacy {
+        operations: session.into_operations(),
+        holdings: locked.holdings,
+        broken: locked.broken,
+        ..Legacy::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
