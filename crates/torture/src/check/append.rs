@@ -58,14 +58,7 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
     verdict.count("append.dependencies", graph.len() as u64);
     let total = add_real_time(history, &nodes, &mut graph);
     graph.finish(total);
-    for knot in graph.knots() {
-        for (kind, shape) in ANOMALIES {
-            if let Some(cycle) = graph.cycle(&knot, shape) {
-                report(history.operations.len(), kind, &cycle, verdict);
-                break;
-            }
-        }
-    }
+    classify(&graph, history.operations.len(), verdict);
 }
 
 /// Whether a transaction has to do with lists and was answered, or its outcome is unknown.
@@ -130,6 +123,25 @@ fn add_real_time(history: &History, nodes: &HashSet<usize>, graph: &mut Graph) -
         }
     }
     first + ends.len()
+}
+
+/// Names what contradicts itself by the worst anomaly that it is.
+fn classify(graph: &Graph, first: usize, verdict: &mut Verdict) {
+    let Some((_, anything)) = ANOMALIES.last() else { return };
+    if graph.knots(*anything).is_empty() {
+        return;
+    }
+    let mut named: HashSet<usize> = HashSet::new();
+    for (kind, shape) in ANOMALIES {
+        for knot in graph.knots(shape) {
+            if !knot.iter().any(|node| named.contains(node))
+                && let Some(cycle) = graph.cycle(&knot, shape)
+            {
+                report(first, kind, &cycle, verdict);
+                named.extend(knot);
+            }
+        }
+    }
 }
 
 /// Tells of a cycle. Nodes from `first` on are no operations but ends of some.

@@ -9,6 +9,9 @@ use std::collections::{HashMap, VecDeque};
 /// How many cycles are looked for in one part, to find the smallest.
 const MAX_TRIES: usize = 500;
 
+/// How many nodes are visited for that, about: a broken history may be one large part.
+const MAX_STEPS: usize = 4_000_000;
+
 /// In which way one transaction comes before another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Why {
@@ -27,8 +30,20 @@ pub(super) enum Why {
 pub(super) struct Shape {
     /// Which ways the cycle may go.
     pub(super) along: fn(Why) -> bool,
-    /// Whether there is exactly one more edge in it, of the kind read-write.
+    /// Whether there is one more edge in it, of the kind read-write.
     pub(super) closed_by_read_write: bool,
+}
+
+impl Shape {
+    /// Whether such an edge can be in a cycle of the shape.
+    fn has(self, why: Why) -> bool {
+        (self.along)(why) || self.closes(why)
+    }
+
+    /// Whether every cycle of the shape has such an edge, or may begin with it.
+    fn closes(self, why: Why) -> bool {
+        if self.closed_by_read_write { why == Why::ReadWrite } else { (self.along)(why) }
+    }
 }
 
 /// An edge of a cycle.
@@ -73,9 +88,9 @@ impl Graph {
         &self.edges[self.starts[node] as usize..self.starts[node + 1] as usize]
     }
 
-    /// The strongly connected parts of more than one node (Tarjan, SIAM J. Comput. 1972),
-    /// without recursion: a part may be as long as the history.
-    pub(super) fn knots(&self) -> Vec<Vec<usize>> {
+    /// The strongly connected parts of more than one node, by the edges of a shape (Tarjan,
+    /// SIAM J. Comput. 1972), without recursion: a part may be as long as the history.
+    pub(super) fn knots(&self, shape: Shape) -> Vec<Vec<usize>> {
         const NEW: u32 = u32::MAX;
         let nodes = self.starts.len().saturating_sub(1);
         let mut found = vec![NEW; nodes];
@@ -90,15 +105,18 @@ impl Graph {
             walk.push((root, 0));
             while let Some((node, edge)) = walk.last_mut() {
                 let node = *node;
-                if *edge == 0 {
+                if *edge == 0 && found[node] == NEW {
                     (found[node], low[node]) = (count, count);
                     count += 1;
                     on_stack[node] = true;
                     stack.push(node);
                 }
-                if let Some((_, _, to)) = self.from(node).get(*edge) {
+                if let Some((_, why, to)) = self.from(node).get(*edge) {
                     *edge += 1;
                     let to = *to as usize;
+                    if !shape.has(*why) {
+                        continue;
+                    }
                     if found[to] == NEW {
                         walk.push((to, 0));
                     } else if on_stack[to] {
@@ -125,30 +143,21 @@ impl Graph {
         knots
     }
 
-    /// The smallest cycle of a shape within a part, if there is one.
+    /// A cycle of a shape within a part, if there is one: the smallest of those that were
+    /// looked for.
     pub(super) fn cycle(&self, knot: &[usize], shape: Shape) -> Option<Vec<Edge>> {
         let part: HashMap<usize, usize> =
             knot.iter().enumerate().map(|(place, node)| (*node, place)).collect();
-        let inside =
-            |node: usize| self.from(node).iter().filter(|(_, _, to)| part.contains_key(&(*to as usize)));
-        let mut smallest: Option<Vec<Edge>> = None;
-        let mut tries = 0;
-        for node in knot {
-            for (_, why, to) in inside(*node) {
-                let starts =
-                    if shape.closed_by_read_write { *why == Why::ReadWrite } else { (shape.along)(*why) };
-                if !starts || tries >= MAX_TRIES {
-                    continue;
-                }
-                let Some(mut cycle) = self.path(*to as usize, *node, &part, shape.along) else { continue };
-                tries += 1;
-                cycle.insert(0, (*node, *why, *to as usize));
-                if smallest.as_ref().is_none_or(|smallest| cycle.len() < smallest.len()) {
-                    smallest = Some(cycle);
-                }
-            }
-        }
-        smallest
+        let tries = (MAX_STEPS / knot.len().max(1)).clamp(1, MAX_TRIES);
+        let edges = knot.iter().flat_map(|node| self.from(*node));
+        let closing = edges.filter(|(_, why, to)| shape.closes(*why) && part.contains_key(&(*to as usize)));
+        let cycles = closing.take(tries).filter_map(|(from, why, to)| {
+            let (from, to) = (*from as usize, *to as usize);
+            let mut cycle = vec![(from, *why, to)];
+            cycle.extend(self.path(to, from, &part, shape.along)?);
+            Some(cycle)
+        });
+        cycles.min_by_key(Vec::len)
     }
 
     /// The shortest way between two nodes of a part.

@@ -15,11 +15,21 @@ use crate::history::{Call, Compare, History, Operation, Outcome, Record, Step, S
 
 const CHECK: &str = "wgl";
 
+/// Keys for which a long search may be given up, before searches become short.
+const MAX_HARD: usize = 10;
+
+/// Contradictions whose smallest part is looked for.
+const MAX_SHRUNK: u64 = 10;
+
+/// Searches that this takes at most for each.
+const SEARCHES: usize = 300;
+
 /// Judges all registers, those too that are written by the seed's calls.
 pub(super) fn check(history: &History, verdict: &mut Verdict) {
     let registers = Registers::gather(history);
     let mut names: Vec<&&str> = registers.by_key.keys().collect();
     names.sort_unstable();
+    let mut hard = 0;
     for key in names {
         let Some(register) = registers.by_key.get(*key) else { continue };
         if register.leased {
@@ -28,11 +38,17 @@ pub(super) fn check(history: &History, verdict: &mut Verdict) {
         }
         verdict.count("wgl.keys", 1);
         verdict.count("wgl.operations", register.items.len() as u64);
-        match search(&register.items, MAX_STATES) {
+        let states = if hard < MAX_HARD { MAX_STATES } else { MAX_STATES / 100 };
+        match search(&register.items, states) {
             Found::Order => {}
-            Found::TooMany => verdict.count("wgl.skipped_hard_keys", 1),
+            Found::TooMany => {
+                hard += 1;
+                verdict.count("wgl.skipped_hard_keys", 1);
+            }
             Found::Contradiction { stuck, pending } => {
-                let smallest = shrink::shrink(&register.items, stuck, &pending);
+                let items = &register.items;
+                let searches = if verdict.counted("wgl.problems") < MAX_SHRUNK { SEARCHES } else { 0 };
+                let smallest = shrink::shrink(items, stuck, &pending, searches);
                 verdict.problem((CHECK, "not-linearizable"), Some(key), &smallest, || {
                     format!(
                         "no order of the operations on {key} gives these answers; the {} operations named here \

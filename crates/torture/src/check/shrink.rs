@@ -8,18 +8,15 @@
 
 use super::wgl::{Found, Item, search};
 
-/// How often the search is asked.
-const MAX_SEARCHES: usize = 300;
-
 /// States that one search visits.
 const MAX_STATES: usize = 20_000;
 
-/// How much longer than the history may be what is looked at before what got stuck.
+/// Items up to where it got stuck, beyond which nothing is looked for.
 const MAX_ITEMS: usize = 20_000;
 
 /// The operations of the smallest contradiction among `items` that was found in bounded
-/// time. `stuck` is where the search ended, and `pending` what it could not place there.
-pub(super) fn shrink(items: &[Item], stuck: usize, pending: &[usize]) -> Vec<usize> {
+/// time, with that many searches. `stuck` is where the search ended, and `pending` what it could not place there.
+pub(super) fn shrink(items: &[Item], stuck: usize, pending: &[usize], searches: usize) -> Vec<usize> {
     let fallback = || {
         let mut named: Vec<usize> =
             pending.iter().filter_map(|item| items.get(*item)).map(|item| item.operation).collect();
@@ -30,10 +27,10 @@ pub(super) fn shrink(items: &[Item], stuck: usize, pending: &[usize]) -> Vec<usi
     let Some(end) = items.get(stuck).and_then(|item| item.ended) else { return fallback() };
     // What began later has no part in it, and what ended later may as well be unknown.
     let early: Vec<Item> = items.iter().filter(|item| item.begun <= end).cloned().collect();
-    if early.len() > MAX_ITEMS {
+    if early.len() > MAX_ITEMS || searches == 0 {
         return fallback();
     }
-    let mut shrinker = Shrinker { items: &early, searches: 0 };
+    let mut shrinker = Shrinker { items: &early, left: searches };
     let mut certain: Vec<usize> = (0..early.len())
         .filter(|item| early.get(*item).is_some_and(|item| item.ended <= Some(end)))
         .collect();
@@ -54,13 +51,14 @@ pub(super) fn shrink(items: &[Item], stuck: usize, pending: &[usize]) -> Vec<usi
 
 struct Shrinker<'a> {
     items: &'a [Item],
-    searches: usize,
+    /// Searches that are left.
+    left: usize,
 }
 
 impl Shrinker<'_> {
     /// Whether these contradict each other while all others are doubted.
     fn contradicts(&mut self, certain: &[usize]) -> bool {
-        self.searches += 1;
+        self.left = self.left.saturating_sub(1);
         let mut believed = vec![false; self.items.len()];
         for item in certain {
             if let Some(slot) = believed.get_mut(*item) {
@@ -81,11 +79,11 @@ impl Shrinker<'_> {
     /// Doubts halves, then quarters and so on, as long as a contradiction is left.
     fn minimize(&mut self, mut certain: Vec<usize>) -> Vec<usize> {
         let mut parts = 2;
-        while certain.len() > 1 && self.searches < MAX_SEARCHES {
+        while certain.len() > 1 && self.left > 0 {
             let size = certain.len().div_ceil(parts);
             let mut shrunk = false;
             let mut from = 0;
-            while from < certain.len() && self.searches < MAX_SEARCHES {
+            while from < certain.len() && self.left > 0 {
                 let rest: Vec<usize> =
                     certain.iter().take(from).chain(certain.iter().skip(from + size)).copied().collect();
                 if self.contradicts(&rest) {

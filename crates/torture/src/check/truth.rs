@@ -199,7 +199,10 @@ impl<'h> Truth<'h> {
                 });
             }
         }
-        for key in self.chains.keys().filter(|key| !state.records.contains_key(**key)) {
+        let mut missing: Vec<&&str> =
+            self.chains.keys().filter(|key| !state.records.contains_key(**key)).collect();
+        missing.sort_unstable();
+        for key in missing {
             if let Some(record) = self.record(key, last) {
                 verdict.problem((CHECK, "final-state"), Some(key), &[], || {
                     format!("node {} has lost {key}, which the changes leave as {record:?}", state.node)

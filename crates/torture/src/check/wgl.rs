@@ -10,7 +10,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "all places were handed out by the vectors that they index")]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use crate::dice::Dice;
 use crate::history::Nanos;
@@ -96,7 +96,7 @@ struct Search<'a> {
     by_begun: Vec<usize>,
     taken: Vec<bool>,
     /// Those of unknown outcome by what they lead to, by beginning.
-    unknown: HashMap<State, Vec<usize>>,
+    unknown: BTreeMap<State, Vec<usize>>,
     /// The states that some item asks for.
     wanted: HashSet<State>,
     state: State,
@@ -118,7 +118,7 @@ impl<'a> Search<'a> {
             .filter(|item| items[*item].ended.is_none() && items[*item].becomes.is_some())
             .collect();
         optional.sort_by_key(|item| items[*item].begun);
-        let mut unknown: HashMap<State, Vec<usize>> = HashMap::new();
+        let mut unknown: BTreeMap<State, Vec<usize>> = BTreeMap::new();
         for item in optional {
             unknown.entry(items[item].becomes.unwrap_or(ABSENT)).or_default().push(item);
         }

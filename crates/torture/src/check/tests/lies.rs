@@ -1,6 +1,6 @@
 //! One lie of each kind in a history that is true otherwise.
 
-use super::model::{Scene, failed, get, put, seed_read, seed_write, steps};
+use super::model::{Scene, failed, put, seed_read, seed_write, steps};
 use super::{check, done, got, kinds, sound, told};
 use crate::history::{Call, Event, History, Holding, Outcome, Record, StepResult, WatchNote};
 
@@ -232,11 +232,6 @@ fn lies_about_the_bank() {
         }),
         ("bank/negative", |history| got(history, 18).as_mut().expect("found").value = "-60".to_owned()),
         ("bank/no-balance", |history| got(history, 18).as_mut().expect("found").value = "much".to_owned()),
-        ("bank/no-accounts", |history| {
-            for operation in &mut history.operations {
-                operation.call = steps(&[get("reg/a")]);
-            }
-        }),
     ]);
 }
 

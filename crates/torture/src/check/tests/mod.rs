@@ -114,6 +114,14 @@ fn a_true_history_is_believed_and_all_of_it_was_looked_at() {
 }
 
 #[test]
+fn a_bank_that_nobody_opened_has_no_money() {
+    let mut scene = Scene::new();
+    scene.call((0, 1), steps(&[get("bank/a"), get("bank/b")]));
+    scene.history.bank_total = Some(100);
+    assert_sound(&scene.finish());
+}
+
+#[test]
 fn an_empty_history_is_not_believed() {
     assert_eq!(kinds(&check(&History::default())), ["finals/no-nodes"]);
 }

@@ -414,6 +414,31 @@ proptest! {
 }
 
 #[test]
+fn checkers_that_rest_on_different_things_find_the_same_lies() {
+    let histories: Vec<History> = (0..8).map(|seed| simulate(seed, 400, 5, 3)).collect();
+    for (name, checkers) in [
+        ("a stale read of the seed's", ["revision", "wgl"]),
+        ("a read of the past", ["revision", "wgl"]),
+        ("a list without its last element", ["revision", "append"]),
+        ("nodes that all lost a key", ["truth", "finals"]),
+        ("a lock with two holders", ["lock", "lock"]),
+        ("a revision that nobody saw", ["truth", "revision"]),
+        ("an acknowledged write told to have failed", ["revision", "wgl"]),
+        ("an acknowledged write told to have failed", ["revision", "append"]),
+        ("money that is made", ["revision", "bank"]),
+    ] {
+        let place = LIES.iter().position(|(other, _)| *other == name).expect("it is one of the lies");
+        for checker in checkers {
+            let lied = histories.iter().zip(0..).filter_map(|(history, seed)| lie(history, place, seed));
+            let found = |(_, lied): (_, History)| {
+                check(&lied).problems.iter().any(|problem| problem.check == checker)
+            };
+            assert!(lied.map(found).any(|found| found), "{checker} never found {name}");
+        }
+    }
+}
+
+#[test]
 fn there_is_a_place_for_every_lie() {
     let histories: Vec<History> = (0..6).map(|seed| simulate(seed, 400, 5, 3)).collect();
     for (place, (name, _)) in LIES.iter().enumerate() {
