@@ -67,7 +67,7 @@ pub(super) fn summary(page: &mut Page, run: &Run, figures: &Figures, mishaps: &[
         ("Carried out", grouped(total.ok), share(total.ok, total.all())),
         ("Certainly not", grouped(total.failed), share(total.failed, total.all())),
         ("Unknown", grouped(total.unknown), share(total.unknown, total.all())),
-        ("Faults", grouped(faults), format!("in {} strokes", grouped(mishaps.len() as u64))),
+        ("Faults", grouped(faults), format!("on {} occasions", grouped(mishaps.len() as u64))),
         (
             "Longest without a write",
             figures.longest_gap.map_or_else(|| "–".to_owned(), duration),

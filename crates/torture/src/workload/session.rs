@@ -21,7 +21,7 @@ use crate::record::Clock;
 
 /// See [`Session::repeats`].
 const REPEATS: usize = 10;
-/// How long a node that could not be reached is mostly left alone.
+/// How long a node that did not answer is mostly left alone.
 const AVOIDED: Duration = Duration::from_secs(2);
 /// Times that a write under an idempotency key is made at most.
 const ATTEMPTS: usize = 3;
@@ -118,7 +118,7 @@ pub(super) struct Session {
     pub(super) client: u32,
     nodes: BTreeMap<NodeId, Node>,
     operations: Vec<Operation>,
-    /// A node that could not be reached, and until when it is mostly left alone.
+    /// A node that did not answer, and until when it is mostly left alone.
     avoided: Option<(NodeId, Instant)>,
     /// In how many of a hundred writes over HTTP an unknown outcome is asked for again.
     repeats: usize,
@@ -193,19 +193,24 @@ impl Session {
             // Who is refused in no time must not fill the history with refusals.
             Outcome::Failed { reason } => {
                 if reason.starts_with(judge::NOT_SENT) {
-                    self.avoided = Some((endpoint.node, Instant::now() + AVOIDED));
+                    self.avoid(endpoint.node);
                 }
                 self.rest().await;
             }
             Outcome::Unknown { .. } => {
                 self.client = self.shared.new_number();
+                self.avoid(endpoint.node);
                 self.rest().await;
             }
         }
         told
     }
 
-    /// Any node; mostly none that could not be reached just now, because a client that is told
+    fn avoid(&mut self, node: NodeId) {
+        self.avoided = Some((node, Instant::now() + AVOIDED));
+    }
+
+    /// Any node; mostly none that did not answer just now, because a client that is told
     /// nothing proves nothing.
     fn choose_node(&mut self) -> Option<Endpoint> {
         let endpoint = self.shared.any_endpoint(&mut self.dice)?;
