@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,13 +66,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     lines.extend(recorded.broken.iter().map(|text| format!("BROKEN {text}")));
     lines.extend(counted(history.operations.iter().map(name)));
     lines.extend(counted(history.watches.iter().flat_map(|watch| &watch.notes).map(note)));
-    write_out(&lines);
+    writeln!(std::io::stdout(), "{}", lines.join("\n"))?;
     Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "what a program of the command line is for")]
-fn write_out(lines: &[String]) {
-    println!("{}", lines.join("\n"));
 }
 
 /// Each text with how often it came.
