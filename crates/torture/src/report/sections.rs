@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::figures::{Figures, Recovery, Tally, Workload, spread};
+use super::format::way_name;
 use super::html::{Page, duration, escape, grouped};
 use super::lanes::KINDS;
 use super::{Run, Verdict};
@@ -142,14 +143,6 @@ pub(super) fn recovery(page: &mut Page, figures: &Figures) {
     }
     end_table(page);
     page.text("</section>");
-}
-
-fn way_name(way: Way) -> &'static str {
-    match way {
-        Way::Http => "HTTP",
-        Way::Grpc => "gRPC",
-        Way::Seed => "seed",
-    }
 }
 
 /// Calls by workload and way.
