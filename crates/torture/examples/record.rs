@@ -1,11 +1,12 @@
 //! Records what clients are told by a cluster that runs already, and writes it into a folder.
 //!
-//! `record FOLDER SECONDS SEED HTTP=GRPC…`, one pair of addresses for each node from the first
+//! `record FOLDER SECONDS SEED PAUSE HTTP=GRPC…`: the mean of a client's pause in milliseconds, and one pair of addresses for each node from the first
 //! on. What happens to the nodes meanwhile is up to whoever calls it; all of them must run in
 //! the end. It judges nothing.
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ struct Arguments {
     folder: PathBuf,
     seconds: u64,
     seed: u64,
+    pause: Duration,
     endpoints: Vec<Endpoint>,
 }
 
@@ -26,21 +28,23 @@ fn arguments() -> Option<Arguments> {
     let folder = PathBuf::from(words.next()?);
     let seconds = words.next()?.parse().ok()?;
     let seed = words.next()?.parse().ok()?;
+    let pause = Duration::from_millis(words.next()?.parse().ok()?);
     let endpoint = |(number, pair): (usize, String)| {
         let (http, grpc) = pair.split_once('=')?;
         Some(Endpoint { node: number as u64 + 1, http: http.to_owned(), grpc: grpc.to_owned() })
     };
     let endpoints: Vec<_> = words.enumerate().map(endpoint).collect::<Option<_>>()?;
-    (!endpoints.is_empty()).then_some(Arguments { folder, seconds, seed, endpoints })
+    (!endpoints.is_empty()).then_some(Arguments { folder, seconds, seed, pause, endpoints })
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let Some(Arguments { folder, seconds, seed, endpoints }) = arguments() else {
-        return Err("usage: record FOLDER SECONDS SEED HTTP=GRPC...".into());
+    let Some(Arguments { folder, seconds, seed, pause, endpoints }) = arguments() else {
+        return Err("usage: record FOLDER SECONDS SEED PAUSE HTTP=GRPC...".into());
     };
     std::fs::create_dir_all(&folder)?;
-    let mut clients = Clients::start(endpoints, &Options::default(), Clock::new(), Dice::new(seed));
+    let options = Options { pause, ..Options::default() };
+    let mut clients = Clients::start(endpoints, &options, Clock::new(), Dice::new(seed));
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     clients.halt().await;
     let (newest, safe) = (clients.newest_revision(), clients.safe_revision());
@@ -62,13 +66,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     lines.extend(recorded.broken.iter().map(|text| format!("BROKEN {text}")));
     lines.extend(counted(history.operations.iter().map(name)));
     lines.extend(counted(history.watches.iter().flat_map(|watch| &watch.notes).map(note)));
-    write_out(&lines);
+    writeln!(std::io::stdout(), "{}", lines.join("\n"))?;
     Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "what a program of the command line is for")]
-fn write_out(lines: &[String]) {
-    println!("{}", lines.join("\n"));
 }
 
 /// Each text with how often it came.

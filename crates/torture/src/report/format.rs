@@ -1,6 +1,6 @@
 //! Calls and answers in a few words, as far as one key is concerned.
 
-use crate::history::{Call, Compare, Operation, Outcome, Record, Step, StepResult};
+use crate::history::{Call, Compare, Operation, Outcome, Record, Step, StepResult, Way};
 
 /// The longest value that is shown whole.
 const LONGEST: usize = 28;
@@ -30,6 +30,15 @@ fn joined(parts: Vec<String>) -> String {
     let more = parts.len().saturating_sub(PARTS);
     let text = parts.into_iter().take(PARTS).collect::<Vec<_>>().join(", ");
     if more > 0 { format!("{text}, {more} more") } else { text }
+}
+
+/// What a way is called.
+pub(super) fn way_name(way: Way) -> &'static str {
+    match way {
+        Way::Http => "HTTP",
+        Way::Grpc => "gRPC",
+        Way::Seed => "seed",
+    }
 }
 
 /// What was asked, of all keys or `only` of one.
@@ -95,7 +104,7 @@ pub(super) fn told(operation: &Operation, only: Option<&str>) -> String {
             });
             let text = joined(parts.collect());
             let held = if *succeeded { "" } else { "did not hold; " };
-            format!("{held}{text} @{revision}").replace("  ", " ")
+            format!("@{revision} {held}{text}").trim_end_matches([' ', ';']).to_owned()
         }
         Outcome::SeedWritten => "ok".to_owned(),
         Outcome::SeedFound { value } if value.is_empty() => "absent".to_owned(),
@@ -119,7 +128,6 @@ fn result_text(result: &StepResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Way;
 
     fn operation(outcome: Outcome) -> Operation {
         let key = |name: &str| format!("list/{name}");
@@ -143,19 +151,19 @@ mod tests {
         let results = vec![StepResult::Put, StepResult::Got(None)];
         let done = operation(Outcome::Done { revision: 9, succeeded: true, results });
         assert_eq!(asked(&done.call, Some("list/a")), "if mod=7: put 1,2; else get");
-        assert_eq!(told(&done, Some("list/a")), "ok @9");
+        assert_eq!(told(&done, Some("list/a")), "@9 ok");
         assert_eq!(
             asked(&done.call, None),
             "if list/a mod=7, list/b absent: list/a put 1,2, list/b get; else list/a get"
         );
-        assert_eq!(told(&done, None), "list/a ok, list/b absent @9");
+        assert_eq!(told(&done, None), "@9 list/a ok, list/b absent");
         let record =
             Record { value: "1".to_owned(), create_revision: 2, mod_revision: 8, version: 1, lease: 0 };
         let results = vec![StepResult::Got(Some(record))];
         let missed = operation(Outcome::Done { revision: 9, succeeded: false, results });
-        assert_eq!(told(&missed, Some("list/a")), "did not hold; 1 mod=8 @9");
+        assert_eq!(told(&missed, Some("list/a")), "@9 did not hold; 1 mod=8");
         let empty = operation(Outcome::Done { revision: 9, succeeded: false, results: Vec::new() });
-        assert_eq!(told(&empty, Some("list/a")), "did not hold; @9");
+        assert_eq!(told(&empty, Some("list/a")), "@9 did not hold");
         let unknown = operation(Outcome::Unknown { reason: "no answer".to_owned() });
         assert_eq!(told(&unknown, None), "unknown: no answer");
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::format::{asked, told};
+use super::format::{asked, told, way_name};
 use super::html::{Page, duration, escape, grouped};
 use super::{Problem, Verdict};
 use crate::history::{History, Nanos, Operation, Outcome};
@@ -87,8 +87,13 @@ struct Bar<'a> {
 
 impl Bar<'_> {
     fn width(&self) -> f64 {
-        let longest = (self.asked.chars().count() + 4).max(self.told.chars().count() + 2);
+        let longest = (self.asked.chars().count() + 4 + self.route()).max(self.told.chars().count() + 2);
         longest as f64 * CHARACTER + 14.0
+    }
+
+    /// How many characters it takes to say who asked whom.
+    fn route(&self) -> usize {
+        format!("c{}→n{} ", self.operation.client, self.operation.node).chars().count()
     }
 
     fn class(&self) -> &'static str {
@@ -186,10 +191,10 @@ fn draw_bar(page: &mut Page, bar: &Bar<'_>, left: f64, right: f64, y: f64) {
         "<g class=\"bar {}\"><title>{}</title><rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"4\"/>",
         bar.class(),
         escape(&format!(
-            "client {} asked node {} over {:?}: {} — {}",
+            "client {} asked node {} over {}: {} — {}",
             operation.client,
             operation.node,
-            operation.way,
+            way_name(operation.way),
             asked(&operation.call, None),
             told(operation, None)
         )),
@@ -197,14 +202,16 @@ fn draw_bar(page: &mut Page, bar: &Bar<'_>, left: f64, right: f64, y: f64) {
         ROW - 8.0
     ));
     page.add(format_args!(
-        "<text x=\"{0:.1}\" y=\"{1:.1}\"><tspan class=\"nr\">{2}</tspan> {3}</text>\
+        "<text x=\"{0:.1}\" y=\"{1:.1}\"><tspan class=\"nr\">{2}</tspan> <tspan class=\"route\">c{6}→n{7}</tspan> {3}</text>\
          <text class=\"told\" x=\"{0:.1}\" y=\"{4:.1}\">→ {5}</text></g>",
         left + 7.0,
         y + 16.0,
         bar.number,
         escape(&bar.asked),
         y + 31.0,
-        escape(&bar.told)
+        escape(&bar.told),
+        operation.client,
+        operation.node
     ));
 }
 
@@ -217,12 +224,12 @@ fn table(page: &mut Page, calls: &[(usize, &Operation)]) {
     );
     for (number, (place, operation)) in calls.iter().enumerate() {
         page.add(format_args!(
-            "<tr><td>{}</td><td>{place}</td><td>{}</td><td>{}</td><td>{:?}</td><td class=\"num\">{:.6}\u{202f}s</td>\
+            "<tr><td>{}</td><td>{place}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"num\">{:.6}\u{202f}s</td>\
              <td class=\"num\">{}</td><td class=\"code\">{}</td><td class=\"code\">{}</td></tr>",
             number + 1,
             operation.client,
             operation.node,
-            operation.way,
+            way_name(operation.way),
             operation.begun as f64 / 1e9,
             duration(operation.ended.saturating_sub(operation.begun)),
             escape(&asked(&operation.call, None)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::figures::{Figures, Recovery, Tally, Workload, spread};
+use super::format::way_name;
 use super::html::{Page, duration, escape, grouped};
 use super::lanes::KINDS;
 use super::{Run, Verdict};
@@ -67,7 +68,7 @@ pub(super) fn summary(page: &mut Page, run: &Run, figures: &Figures, mishaps: &[
         ("Carried out", grouped(total.ok), share(total.ok, total.all())),
         ("Certainly not", grouped(total.failed), share(total.failed, total.all())),
         ("Unknown", grouped(total.unknown), share(total.unknown, total.all())),
-        ("Faults", grouped(faults), format!("in {} strokes", grouped(mishaps.len() as u64))),
+        ("Faults", grouped(faults), format!("on {} occasions", grouped(mishaps.len() as u64))),
         (
             "Longest without a write",
             figures.longest_gap.map_or_else(|| "–".to_owned(), duration),
@@ -142,14 +143,6 @@ pub(super) fn recovery(page: &mut Page, figures: &Figures) {
     }
     end_table(page);
     page.text("</section>");
-}
-
-fn way_name(way: Way) -> &'static str {
-    match way {
-        Way::Http => "HTTP",
-        Way::Grpc => "gRPC",
-        Way::Seed => "seed",
-    }
 }
 
 /// Calls by workload and way.

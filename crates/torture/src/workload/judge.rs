@@ -35,6 +35,9 @@ const REFUSALS: [&str; 19] = [
     "no_space",
 ];
 
+/// How the reason of what was never sent begins.
+pub(super) const NOT_SENT: &str = "not sent: ";
+
 /// The longest text that is remembered of what was told.
 const LONGEST: usize = 200;
 
@@ -80,7 +83,7 @@ pub(super) fn refusal(call: &Call, answer: &Answer) -> Outcome {
 /// Of a call over HTTP that has no answer.
 pub(super) fn trouble(trouble: &Trouble) -> Outcome {
     match trouble {
-        Trouble::NotSent(reason) => failed(format!("not sent: {reason}")),
+        Trouble::NotSent(reason) => failed(format!("{NOT_SENT}{reason}")),
         Trouble::Lost(reason) => unknown(reason.clone()),
     }
 }
@@ -88,7 +91,7 @@ pub(super) fn trouble(trouble: &Trouble) -> Outcome {
 /// Of a call over gRPC that did not succeed.
 pub(super) fn status(call: &Call, status: &Status) -> Outcome {
     if was_not_sent(status) {
-        return failed(format!("not sent: {}", status.message()));
+        return failed(format!("{NOT_SENT}{}", status.message()));
     }
     let message = status.message();
     let told = format!("{:?} {message}", status.code());

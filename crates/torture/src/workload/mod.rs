@@ -16,6 +16,7 @@ mod slots;
 mod txns;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use self::registers::{Memory, Registers};
 use self::session::{Phase, Session, Shared};
 use self::txns::Books;
 use crate::dice::Dice;
-use crate::history::{Holding, NodeId, Operation, WatchLog, Way};
+use crate::history::{Holding, NodeId, Operation, Outcome, WatchLog, WatchNote, Way};
 use crate::record::Clock;
 
 /// Where a node can be reached.
@@ -109,7 +110,7 @@ pub struct Recorded {
     /// The sum of all accounts of the bank, if there is one.
     pub bank_total: Option<i64>,
     /// Promises that were broken where no checker looks, in words: a lease that ended before
-    /// its time. Each of them is a problem.
+    /// its time, an answer that has not the documented form. Each of them is a problem.
     pub broken: Vec<String>,
 }
 
@@ -222,8 +223,37 @@ impl Clients {
             let log = watcher.await.expect("a watcher does not panic");
             self.recorded.watches.push(log);
         }
+        let strange = strange_answers(&self.recorded);
+        self.recorded.broken.extend(strange);
         self.recorded
     }
+}
+
+/// Answers that no call of these workloads may get, each kind once.
+fn strange_answers(recorded: &Recorded) -> Vec<String> {
+    let answers = recorded.operations.iter().filter_map(|operation| match &operation.outcome {
+        Outcome::Failed { reason } | Outcome::Unknown { reason } => Some(reason),
+        Outcome::Done { .. } | Outcome::SeedWritten | Outcome::SeedFound { .. } => None,
+    });
+    let notes = recorded.watches.iter().flat_map(|watch| &watch.notes).filter_map(|note| match note {
+        WatchNote::Lost { reason, .. } => Some(reason),
+        WatchNote::Opened { .. }
+        | WatchNote::Events { .. }
+        | WatchNote::Progress { .. }
+        | WatchNote::Compacted { .. } => None,
+    });
+    // Malformed requests are none of what clients send, so being told of one is strange, too.
+    let is_strange = |reason: &&String| {
+        ["strange ", "400 ", "InvalidArgument "].iter().any(|word| reason.starts_with(word))
+    };
+    let mut counts = BTreeMap::<&String, u64>::new();
+    for reason in answers.chain(notes).filter(is_strange) {
+        *counts.entry(reason).or_default() += 1;
+    }
+    counts
+        .into_iter()
+        .map(|(reason, count)| format!("told {count} times what none may be told: {reason}"))
+        .collect()
 }
 
 /// The keys that all clients share.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
 use super::http::{self, Link, Question, Trouble};
@@ -21,6 +21,8 @@ use crate::record::Clock;
 
 /// See [`Session::repeats`].
 const REPEATS: usize = 10;
+/// How long a node that did not answer is mostly left alone.
+const AVOIDED: Duration = Duration::from_secs(2);
 /// Times that a write under an idempotency key is made at most.
 const ATTEMPTS: usize = 3;
 
@@ -116,6 +118,8 @@ pub(super) struct Session {
     pub(super) client: u32,
     nodes: BTreeMap<NodeId, Node>,
     operations: Vec<Operation>,
+    /// A node that did not answer, and until when it is mostly left alone.
+    avoided: Option<(NodeId, Instant)>,
     /// In how many of a hundred writes over HTTP an unknown outcome is asked for again.
     repeats: usize,
 }
@@ -123,7 +127,15 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, dice: Dice) -> Self {
         let client = shared.new_number();
-        Self { shared, dice, client, nodes: BTreeMap::new(), operations: Vec::new(), repeats: REPEATS }
+        Self {
+            shared,
+            dice,
+            client,
+            nodes: BTreeMap::new(),
+            operations: Vec::new(),
+            avoided: None,
+            repeats: REPEATS,
+        }
     }
 
     #[cfg(test)]
@@ -153,7 +165,7 @@ impl Session {
             }
             Call::SeedWrite { .. } | Call::SeedRead { .. } => Way::Seed,
         };
-        let Some(endpoint) = self.shared.any_endpoint(&mut self.dice) else {
+        let Some(endpoint) = self.choose_node() else {
             self.shared.pause(Duration::from_millis(100)).await;
             return Outcome::Failed { reason: "not sent: there is no node".to_owned() };
         };
@@ -179,13 +191,34 @@ impl Session {
             }
             Outcome::SeedWritten | Outcome::SeedFound { .. } => {}
             // Who is refused in no time must not fill the history with refusals.
-            Outcome::Failed { .. } => self.rest().await,
+            Outcome::Failed { reason } => {
+                if reason.starts_with(judge::NOT_SENT) {
+                    self.avoid(endpoint.node);
+                }
+                self.rest().await;
+            }
             Outcome::Unknown { .. } => {
                 self.client = self.shared.new_number();
+                self.avoid(endpoint.node);
                 self.rest().await;
             }
         }
         told
+    }
+
+    fn avoid(&mut self, node: NodeId) {
+        self.avoided = Some((node, Instant::now() + AVOIDED));
+    }
+
+    /// Any node; mostly none that did not answer just now, because a client that is told
+    /// nothing proves nothing.
+    fn choose_node(&mut self) -> Option<Endpoint> {
+        let endpoint = self.shared.any_endpoint(&mut self.dice)?;
+        let (node, until) = self.avoided.unwrap_or_else(|| (endpoint.node, Instant::now()));
+        if endpoint.node == node && Instant::now() < until && self.dice.chance(90) {
+            return self.shared.any_endpoint(&mut self.dice);
+        }
+        Some(endpoint)
     }
 
     async fn rest(&mut self) {

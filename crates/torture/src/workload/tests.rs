@@ -3,7 +3,7 @@
 use kvorum_scripted::{Scripted, Step};
 
 use super::*;
-use crate::history::{Call, Outcome};
+use crate::history::Call;
 
 fn shared_of(addr: &str) -> (Arc<Shared>, tokio::sync::watch::Sender<Phase>) {
     let endpoint = Endpoint { node: 5, http: addr.to_owned(), grpc: addr.to_owned() };
@@ -79,6 +79,31 @@ async fn clients_start_and_stop_without_any_node() {
     let recorded = tokio::time::timeout(Duration::from_secs(5), clients.stop(10)).await.unwrap();
     assert!(recorded.operations.is_empty(), "what is not sent anywhere is no call");
     assert_eq!(recorded.bank_total, Some(600));
+}
+
+#[test]
+fn answers_that_none_may_get_are_named() {
+    let operation = |reason: &str| Operation {
+        client: 1,
+        node: 1,
+        way: Way::Seed,
+        begun: 1,
+        ended: 2,
+        call: write("a"),
+        outcome: Outcome::Unknown { reason: reason.to_owned() },
+    };
+    let reasons =
+        ["504 outcome_unknown", "strange answer 200 {}", "400 invalid_request", "400 invalid_request"];
+    let lost = WatchNote::Lost { at: 1, reason: "strange event over gRPC".to_owned() };
+    let watch = WatchLog { watcher: 1, way: Way::Grpc, prefix: String::new(), notes: vec![lost] };
+    let recorded = Recorded {
+        operations: reasons.into_iter().map(operation).collect(),
+        watches: vec![watch],
+        ..Recorded::default()
+    };
+    let strange = strange_answers(&recorded);
+    assert_eq!(strange.len(), 3, "{strange:?}");
+    assert_eq!(strange[0], "told 2 times what none may be told: 400 invalid_request");
 }
 
 #[test]

@@ -23,6 +23,8 @@ use crate::history::{NodeId, WatchLog, WatchNote, Way, keys};
 const ASKS: Duration = Duration::from_secs(1);
 /// How long a stream may say nothing.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long a canceled stream may go on.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Before another try at opening.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -180,10 +182,12 @@ impl Watcher {
         let mut heard = Instant::now();
         let mut asks = heard + ASKS;
         let mut phase = self.shared.phase.clone();
+        // Nobody stays at one node for good, so that going on elsewhere is proved without faults.
+        let moves = heard
+            + if self.is_complete { self.dice.millis(8_000, 60_000) } else { self.dice.millis(100, 9_000) };
         loop {
             if self.is_done() {
-                let at = self.now();
-                self.log.notes.push(WatchNote::Lost { at, reason: "left by the watcher".to_owned() });
+                self.say_goodbye(stream).await;
                 return Left::Done;
             }
             let end = self.end.map_or(heard + SILENCE, |end| end.min(heard + SILENCE));
@@ -207,12 +211,31 @@ impl Watcher {
                     Err(_) => {}
                 },
                 _ = phase.changed() => {}
+                () = sleep_until(moves) => {
+                    let at = self.now();
+                    self.log.notes.push(WatchNote::Lost { at, reason: "moved on by the watcher".to_owned() });
+                    return Left::Lost;
+                }
                 () = sleep_until(asks) => {
                     stream.ask_progress();
                     asks = Instant::now() + ASKS;
                 }
             }
         }
+    }
+
+    /// Leaves a stream: by asking for its end, where that can be asked, or by hanging up.
+    async fn say_goodbye(&mut self, mut stream: Stream) {
+        if !self.is_complete && self.dice.chance(50) && stream.cancel() {
+            let end = Instant::now() + FAREWELL;
+            while let Ok(told) = timeout_at(end, stream.next()).await {
+                if !self.note(told) {
+                    return;
+                }
+            }
+        }
+        let at = self.now();
+        self.log.notes.push(WatchNote::Lost { at, reason: "left by the watcher".to_owned() });
     }
 
     /// Writes down what was told; false if nothing more can come.

@@ -52,7 +52,7 @@ pub(super) enum Told {
 /// An open watch.
 pub(super) enum Stream {
     Http { body: Incoming, parser: Parser, ready: Vec<Told> },
-    Grpc { told: Box<Streaming<pb::WatchResponse>>, asked: mpsc::Sender<pb::WatchRequest> },
+    Grpc { told: Box<Streaming<pb::WatchResponse>>, asked: mpsc::Sender<pb::WatchRequest>, id: i64 },
 }
 
 /// Opens a watch at a node.
@@ -113,7 +113,7 @@ async fn open_grpc(endpoint: &Endpoint, wish: &Wish, limit: Duration) -> Result<
     let opened = timeout(limit, client.watch(ReceiverStream::new(requests))).await;
     let opened = opened.map_err(|_| ended(format!("no answer within {limit:?}")))?;
     let told = opened.map_err(|status| ended(format!("{:?} {}", status.code(), status.message())))?;
-    Ok(Stream::Grpc { told: Box::new(told.into_inner()), asked })
+    Ok(Stream::Grpc { told: Box::new(told.into_inner()), asked, id: 0 })
 }
 
 /// The range of all keys that begin with `prefix`.
@@ -137,9 +137,14 @@ impl Stream {
     pub(super) async fn next(&mut self) -> Told {
         loop {
             match self {
-                Self::Grpc { told, .. } => {
+                Self::Grpc { told, id, .. } => {
                     return match told.message().await {
-                        Ok(Some(message)) => of_grpc(&message),
+                        Ok(Some(message)) => {
+                            if message.created {
+                                *id = message.watch_id;
+                            }
+                            of_grpc(&message)
+                        }
                         Ok(None) => Told::Ended("the stream ended".to_owned()),
                         Err(status) => Told::Ended(format!("{:?} {}", status.code(), status.message())),
                     };
@@ -170,6 +175,15 @@ impl Stream {
             // Who is not asked now is asked the next time.
             let _ = asked.try_send(pb::WatchRequest { request_union: Some(request) });
         }
+    }
+}
+
+impl Stream {
+    /// Asks for the watch's end, where that can be asked; what was under way is told still.
+    pub(super) fn cancel(&self) -> bool {
+        let Self::Grpc { asked, id, .. } = self else { return false };
+        let request = RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: *id });
+        asked.try_send(pb::WatchRequest { request_union: Some(request) }).is_ok()
     }
 }
 
