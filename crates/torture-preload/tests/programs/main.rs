@@ -56,11 +56,25 @@ fn a_sync_fails_or_takes_longer() {
         assert!(error.starts_with("10000 bytes;") && error.contains("Input/output error"), "{how}: {error}");
         assert_eq!(bench.get(layout::FAILED_SYNCS), 1);
 
-        bench.set(layout::SYNC_DELAY_MICROS, 300_000);
+        bench.set(layout::SYNC_DELAY_MICROS, 100_000);
         let begun = Instant::now();
         assert_eq!(bench.dd("data/log/a", &[how]), Ok(10_000));
-        assert!(begun.elapsed() >= Duration::from_millis(300));
+        assert!(begun.elapsed() >= Duration::from_millis(100));
         assert_eq!(bench.get(layout::DELAYED), 1);
+        bench.set(layout::WRITE_DELAY_MICROS, 30_000);
+        assert_eq!(bench.dd("data/log/a", &[how]), Ok(10_000));
+        assert!(begun.elapsed() >= Duration::from_millis(100 + 100 + 10 * 30));
+
+        bench.set(layout::SYNC_DELAY_MICROS, 0);
+        bench.set(layout::WRITE_DELAY_MICROS, 0);
+        bench.set(layout::SYNC_ERROR_PER_MILLE, 500);
+        let fails = |seed| {
+            bench.set(layout::SEED, seed);
+            bench.dd("data/log/a", &[how]).is_err()
+        };
+        let drawn: Vec<_> = (0..16).map(fails).collect();
+        assert!(drawn.contains(&true) && drawn.contains(&false), "every other one fails: {drawn:?}");
+        assert_eq!(fails(3), drawn[3], "the same seed, the same draw");
     }
 }
 
