@@ -20,6 +20,7 @@ impl Dice {
     }
 
     /// Any number.
+    #[expect(clippy::should_implement_trait, reason = "a sequence without an end is no iterator here")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

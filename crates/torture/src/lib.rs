@@ -6,6 +6,8 @@
 //! written down ([`history`]), and once the cluster has come to rest, checkers that know
 //! nothing of the faults look for an answer that was a lie.
 
+pub mod cluster;
 pub mod dice;
+pub mod fault;
 pub mod history;
 pub mod timeline;
