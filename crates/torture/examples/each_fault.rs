@@ -85,35 +85,20 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     let mut cluster = Cluster::form(settings).await?;
     let load = Load::start(&cluster);
-    let mut dice = Dice::new(args.seed);
     let faults = if args.faults.is_empty() { Fault::ALL.to_vec() } else { args.faults.clone() };
-    let safe_revision = load.safe_revision();
-    let mut nemesis = Nemesis::new(faults.clone(), Some(safe_revision));
-    if let Some(seconds) = args.mixed_seconds {
-        let until = Instant::now() + Duration::from_secs(seconds);
-        let result = nemesis.run(&mut cluster, until, &mut dice).await;
-        for mishap in nemesis.mishaps() {
-            say(&serde_json::to_string(mishap)?);
-        }
-        result?;
-        check(&mut cluster, "all of them").await?;
-    } else {
-        for fault in faults {
-            for _ in 0..args.times {
-                let begun = Instant::now();
-                let done = nemesis.mishaps().len();
-                nemesis.inflict(&mut cluster, fault, &mut dice.fork()).await?;
-                for mishap in nemesis.mishaps().iter().skip(done) {
-                    say(&format!("{fault} of {:?}: {}", mishap.nodes, mishap.detail));
-                }
-                check(&mut cluster, fault.name()).await?;
-                say(&format!("{fault}: recovered, {:.1} s in all", begun.elapsed().as_secs_f64()));
-            }
-        }
-    }
+    let mut nemesis = Nemesis::new(faults.clone(), Some(load.safe_revision()));
+    let result = match args.mixed_seconds {
+        Some(seconds) => mixed(&mut cluster, &mut nemesis, args.seed, seconds).await,
+        None => one_by_one(&mut cluster, &mut nemesis, &faults, args).await,
+    };
     say(&format!("skipped: {:?}", nemesis.skipped()));
     say(&format!("ends that faults allowed: {:?}", cluster.allowed_ends()));
     say(&format!("writes of the load: {}", load.stop()));
+    cluster.search_logs();
+    for problem in cluster.problems() {
+        say(&format!("problem: {}", serde_json::to_string_pretty(problem)?));
+    }
+    result?;
     let states = cluster.final_states(SETTLE_LIMIT).await?;
     for state in &states {
         say(&format!("node {}: {} records at {}", state.node, state.records.len(), state.revision));
@@ -123,11 +108,46 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         return Err("nodes differ".into());
     }
     cluster.stop().await?;
-    cluster.search_logs();
     match cluster.problems() {
         [] => Ok(()),
         problems => Err(serde_json::to_string_pretty(problems)?.into()),
     }
+}
+
+async fn mixed(
+    cluster: &mut Cluster,
+    nemesis: &mut Nemesis,
+    seed: u64,
+    seconds: u64,
+) -> Result<(), Box<dyn Error>> {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let result = nemesis.run(cluster, until, &mut Dice::new(seed)).await;
+    for mishap in nemesis.mishaps() {
+        say(&serde_json::to_string(mishap)?);
+    }
+    result?;
+    check(cluster, "all of them").await
+}
+
+async fn one_by_one(
+    cluster: &mut Cluster,
+    nemesis: &mut Nemesis,
+    faults: &[Fault],
+    args: &Args,
+) -> Result<(), Box<dyn Error>> {
+    let mut dice = Dice::new(args.seed);
+    for fault in faults.iter().flat_map(|fault| (0..args.times).map(|_| *fault)) {
+        let begun = Instant::now();
+        let done = nemesis.mishaps().len();
+        let result = nemesis.inflict(cluster, fault, &mut dice.fork()).await;
+        for mishap in nemesis.mishaps().iter().skip(done) {
+            say(&format!("{fault} of {:?}: {}", mishap.nodes, mishap.detail));
+        }
+        result?;
+        check(cluster, fault.name()).await?;
+        say(&format!("{fault}: recovered, {:.1} s in all", begun.elapsed().as_secs_f64()));
+    }
+    Ok(())
 }
 
 /// Checks that a write through each node succeeds, and that nothing happened that must
@@ -143,10 +163,9 @@ async fn check(cluster: &mut Cluster, after: &str) -> Result<(), Box<dyn Error>>
             cluster.tend(Duration::from_millis(100)).await?;
         }
     }
-    cluster.search_logs();
     match cluster.problems() {
         [] => Ok(()),
-        problems => Err(format!("after {after}: {}", serde_json::to_string_pretty(problems)?).into()),
+        _ => Err(format!("after {after}, there are problems").into()),
     }
 }
 

@@ -39,6 +39,7 @@ impl Cluster {
             ends: Vec::new(),
             settings,
         };
+        cluster.ports.check()?;
         for _ in 0..cluster.settings.nodes {
             cluster.add_node()?;
         }

@@ -1,14 +1,12 @@
 //! Ports on loopback that nothing listens on.
 
+use std::fs;
 use std::net::TcpListener;
 use std::ops::Range;
 
 use super::error::HarnessError;
 
 /// Hands out addresses, each of them once.
-///
-/// A node keeps its address while it is down, so the range should lie below the one that
-/// the system gives to outgoing connections, one of which could otherwise take it.
 #[derive(Debug, Clone)]
 pub struct Ports {
     range: Range<u16>,
@@ -22,6 +20,25 @@ impl Ports {
         let count = u32::from(range.end.saturating_sub(range.start));
         let next = if count == 0 { 0 } else { std::process::id().wrapping_mul(331) % count };
         Self { range, next, left: count }
+    }
+
+    /// Refuses a range that overlaps the one that the system gives to outgoing
+    /// connections: one of them could take the port of a node that is down, and who calls
+    /// that node could even reach itself.
+    pub fn check(&self) -> Result<(), HarnessError> {
+        let path = "/proc/sys/net/ipv4/ip_local_port_range";
+        let text = fs::read_to_string(path).map_err(HarnessError::io(format!("reading {path}")))?;
+        let mut ends = text.split_whitespace().map(str::parse::<u16>);
+        let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else {
+            return Err(HarnessError::Refused(format!("{path} is {text:?}")));
+        };
+        if self.range.start <= last && first < self.range.end {
+            let Range { start, end } = self.range;
+            return Err(HarnessError::Refused(format!(
+                "ports {start} to {end} overlap those for outgoing connections, {first} to {last}"
+            )));
+        }
+        Ok(())
     }
 
     /// An address that nothing listens on at this moment.
