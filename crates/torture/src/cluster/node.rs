@@ -462,7 +462,7 @@ impl Node {
             End::Stopped
         } else if !has_crashed && failed && self.last_line().contains("can't listen on") {
             End::PortTaken
-        } else if !has_crashed && failed && self.met_disk_faults {
+        } else if !has_crashed && failed && (self.met_disk_faults || self.is_power_off) {
             End::Allowed("its disk failed".to_owned())
         } else if !has_crashed && failed && self.damage.is_some() {
             End::Allowed(format!("it refused a damaged file: {}", self.last_line()))
