@@ -7,10 +7,13 @@
 //! nothing of the faults look for an answer that was a lie.
 
 pub mod check;
+pub mod cluster;
 pub mod dice;
+pub mod fault;
 pub mod history;
 pub mod ledger;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod timeline;
 pub mod workload;

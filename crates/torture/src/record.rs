@@ -27,6 +27,11 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// A clock that showed 0 at `begun`.
+    pub fn since(begun: Instant) -> Self {
+        Self(begun)
+    }
+
     /// What it shows now.
     pub fn now(&self) -> Nanos {
         self.at(Instant::now())
@@ -51,6 +56,9 @@ pub enum RecordError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Something can't be written as JSON, or is not what was expected.
+    #[error("a file of the run makes no sense: {0}")]
+    Json(#[from] serde_json::Error),
     /// A line is none of a history.
     #[error("{path}, line {line}: {source}", path = path.display())]
     Line {

@@ -185,8 +185,12 @@ impl Clients {
     /// The revision up to which all watchers of everything have seen all: nothing above it may
     /// be compacted.
     pub fn safe_revision(&self) -> i64 {
-        let places = self.seen.iter().map(|seen| seen.load(Ordering::Relaxed));
-        places.min().unwrap_or_else(|| self.newest_revision())
+        self.seen().safe_revision()
+    }
+
+    /// The same, to be asked for as long as the clients live.
+    pub fn seen(&self) -> Seen {
+        Seen { places: self.seen.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// The newest revision that any client was told of.
@@ -254,6 +258,21 @@ fn strange_answers(recorded: &Recorded) -> Vec<String> {
         .into_iter()
         .map(|(reason, count)| format!("told {count} times what none may be told: {reason}"))
         .collect()
+}
+
+/// How far the watchers of everything have come.
+#[derive(Clone)]
+pub struct Seen {
+    places: Vec<Arc<AtomicI64>>,
+    shared: Arc<Shared>,
+}
+
+impl Seen {
+    /// See [`Clients::safe_revision`].
+    pub fn safe_revision(&self) -> i64 {
+        let places = self.places.iter().map(|seen| seen.load(Ordering::Relaxed));
+        places.min().unwrap_or_else(|| self.shared.newest.load(Ordering::Relaxed))
+    }
 }
 
 /// The keys that all clients share.

@@ -1,0 +1,303 @@
+//! The `kvorum-torture` program: its command line, and nothing else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand};
+use kvorum_torture::dice::Dice;
+use kvorum_torture::fault::{Fault, UnknownFault};
+use kvorum_torture::ledger;
+use kvorum_torture::run::{Plan, Ran, RunError, judge, run};
+
+/// A promise was broken, or a planted bug was not found.
+const BROKEN: u8 = 1;
+/// The run could not take place.
+const FAILED: u8 = 2;
+
+/// Real nodes of Kvorum under real faults, and checkers of all that clients were told
+#[derive(Parser)]
+#[command(name = "kvorum-torture", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Torture a cluster and judge what its clients were told
+    Run(RunArgs),
+    /// Judge a run again from what its folder holds
+    Check {
+        /// The folder of the run
+        folder: PathBuf,
+    },
+    /// Show that builds with a planted bug are caught
+    Mutants(MutantArgs),
+    /// List all faults
+    Faults,
+}
+
+#[derive(Args, Clone)]
+struct Common {
+    /// The kvorum binary
+    #[arg(long)]
+    binary: PathBuf,
+    /// The library that makes disks fail and clocks jump [default: none, such faults are skipped]
+    #[arg(long)]
+    preload: Option<PathBuf>,
+    /// Seconds during which faults go on
+    #[arg(long, default_value_t = 300)]
+    duration: u64,
+    /// Voters [default: 3 or 5, by the seed]
+    #[arg(long)]
+    nodes: Option<u64>,
+    /// Faults by name, separated by commas; a word such as `kill` takes all that begin with it
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    faults: Vec<String>,
+    /// Clients that read and write
+    #[arg(long, default_value_t = 12)]
+    clients: usize,
+    /// Mean milliseconds of a client's pause between calls
+    #[arg(long, default_value_t = 20)]
+    pause: u64,
+    /// Where the folders of runs go [default: a new folder for temporary files]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// The commit of the server, for the report
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The seed of all choices [default: a random one]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Runs, one after the other, each with a seed that follows from the first
+    #[arg(long, default_value_t = 1)]
+    runs: u64,
+    /// Add a line for each run to this ledger
+    #[arg(long)]
+    ledger: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct MutantArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The planted bugs, by name
+    #[arg(long, value_delimiter = ',', default_values_t = MUTANTS.map(str::to_owned))]
+    only: Vec<String>,
+    /// Minutes within which each must be caught
+    #[arg(long, default_value_t = 30)]
+    minutes: u64,
+    /// Add a line for each run to this ledger
+    #[arg(long)]
+    ledger: Option<PathBuf>,
+}
+
+/// The planted bugs of the server.
+const MUTANTS: [&str; 8] = [
+    "acknowledge-unsynced",
+    "read-without-index",
+    "leader-restore",
+    "apply-twice",
+    "forget-vote",
+    "watch-gap",
+    "torn-install",
+    "deposed-lessor",
+];
+
+/// Why the program ends early.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Fault(#[from] UnknownFault),
+    #[error(transparent)]
+    Ledger(#[from] ledger::LedgerError),
+    #[error("cannot {0}: {1}")]
+    System(&'static str, std::io::Error),
+    #[error("there is no planted bug {0:?}; there are {list}", list = MUTANTS.join(", "))]
+    Mutant(String),
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run_all(&args).await,
+        Command::Check { folder } => check(&folder).await,
+        Command::Mutants(args) => hunt(&args).await,
+        Command::Faults => {
+            Fault::ALL.iter().for_each(|fault| say(fault.name()));
+            Ok(true)
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(BROKEN),
+        Err(trouble) => {
+            warn(&format!("error: {trouble}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command's result")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "this is what a command tells of its progress")]
+fn warn(text: &str) {
+    eprintln!("{text}");
+}
+
+async fn run_all(args: &RunArgs) -> Result<bool, Trouble> {
+    let mut seed = args.seed.map_or_else(random_seed, Ok)?;
+    let mut all_passed = true;
+    for _ in 0..args.runs {
+        let ran = one(&args.common, seed, None).await?;
+        all_passed &= show(&ran);
+        if let Some(path) = &args.ledger {
+            ledger::append(path, ran.entry)?;
+        }
+        seed = Dice::new(seed).next() >> 1;
+    }
+    Ok(all_passed)
+}
+
+async fn check(folder: &std::path::Path) -> Result<bool, Trouble> {
+    Ok(show(&judge(folder).await?))
+}
+
+/// Lets each planted bug loose until it is caught.
+async fn hunt(args: &MutantArgs) -> Result<bool, Trouble> {
+    if let Some(unknown) = args.only.iter().find(|name| !MUTANTS.contains(&name.as_str())) {
+        return Err(Trouble::Mutant(unknown.clone()));
+    }
+    let mut table = String::from("| planted bug | caught | minutes | runs | by |\n| --- | --- | --- | --- | --- |\n");
+    let mut all_caught = true;
+    for mutant in &args.only {
+        let begun = Instant::now();
+        let (mut runs, mut by) = (0, None);
+        while by.is_none() && begun.elapsed() < Duration::from_secs(60 * args.minutes) {
+            runs += 1;
+            let ran = one(&args.common, random_seed()?, Some(mutant)).await?;
+            by = ran.verdict.problems.first().map(|problem| problem.check.clone());
+            show(&ran);
+            if let Some(path) = &args.ledger {
+                ledger::append(path, ran.entry)?;
+            }
+        }
+        all_caught &= by.is_some();
+        let minutes = begun.elapsed().as_secs_f64() / 60.0;
+        let caught = if by.is_some() { "yes" } else { "**no**" };
+        let by = by.unwrap_or_else(|| "–".to_owned());
+        table += &format!("| {mutant} | {caught} | {minutes:.1} | {runs} | {by} |\n");
+        warn(&format!("{mutant}: caught: {caught}, after {minutes:.1} minutes and {runs} runs, by {by}"));
+    }
+    say(&table);
+    Ok(all_caught)
+}
+
+async fn one(common: &Common, seed: u64, mutant: Option<&str>) -> Result<Ran, Trouble> {
+    let root = match &common.folder {
+        Some(folder) => folder.clone(),
+        None => std::env::temp_dir().join(format!("kvorum-torture-{}", std::process::id())),
+    };
+    let folder = root.join(format!("{}{seed}", mutant.map(|name| format!("{name}-")).unwrap_or_default()));
+    let nodes = common.nodes.unwrap_or_else(|| if Dice::new(!seed).chance(30) { 5 } else { 3 });
+    let faults = faults(&common.faults)?;
+    let command = format!(
+        "./torture.sh --seed {seed} --nodes {nodes} --duration {} --clients {} --pause {} --faults {}",
+        common.duration,
+        common.clients,
+        common.pause,
+        common.faults.join(",")
+    );
+    warn(&format!("seed {seed}; repeat with: {command}"));
+    let plan = Plan {
+        binary: common.binary.clone(),
+        preload: common.preload.clone(),
+        folder,
+        nodes,
+        seed,
+        duration: Duration::from_secs(common.duration),
+        faults,
+        clients: common.clients,
+        pause: Duration::from_millis(common.pause),
+        commit: common.commit.clone(),
+        date: date()?,
+        mutant: mutant.map(ToOwned::to_owned),
+        command,
+    };
+    Ok(run(&plan).await?)
+}
+
+fn faults(names: &[String]) -> Result<Vec<Fault>, UnknownFault> {
+    let mut chosen = Vec::new();
+    for name in names {
+        let found: Vec<_> = (Fault::ALL.into_iter())
+            .filter(|fault| name == "all" || fault.name() == name || fault.name().starts_with(&format!("{name}-")))
+            .collect();
+        if found.is_empty() && name != "none" {
+            return Err(UnknownFault { name: name.clone() });
+        }
+        chosen.extend(found);
+    }
+    chosen.sort_unstable();
+    chosen.dedup();
+    Ok(chosen)
+}
+
+/// Tells what a run gave; whether no promise was broken.
+fn show(ran: &Ran) -> bool {
+    let Ran { verdict, entry, page, skipped, .. } = ran;
+    let faults = entry.faults.iter().map(|(kind, count)| format!("{kind:?} {count}"));
+    warn(&format!("faults: {}", faults.collect::<Vec<_>>().join(", ")));
+    if !skipped.is_empty() {
+        let list = skipped.iter().map(|(fault, count)| format!("{fault} {count}"));
+        warn(&format!("skipped, since this machine does not allow them: {}", list.collect::<Vec<_>>().join(", ")));
+    }
+    for check in &verdict.checks {
+        warn(&format!("{}: {} {}", check.name, check.checked, check.unit));
+    }
+    for problem in &verdict.problems {
+        warn(&format!("BROKEN {}: {}", problem.check, problem.text));
+    }
+    warn(&format!("report: {}", page.display()));
+    let recovery = match entry.recovery {
+        Some((median, largest)) => format!("; recovery after a leader's kill: median {median} ms, largest {largest} ms"),
+        None => String::new(),
+    };
+    let verdict = match verdict.problems.len() {
+        0 => "no promise was broken".to_owned(),
+        1 => "ONE PROMISE WAS BROKEN".to_owned(),
+        count => format!("{count} PROMISES WERE BROKEN"),
+    };
+    say(&format!(
+        "seed {}: {} operations, {} unknown, {} s{recovery}: {verdict}",
+        entry.seed, entry.operations, entry.unknown, entry.seconds
+    ));
+    ran.verdict.problems.is_empty()
+}
+
+fn random_seed() -> Result<u64, Trouble> {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // The keys of the standard library's hashes come from the system's randomness.
+    let seed = std::hash::RandomState::new().build_hasher().finish();
+    // Short enough to be typed.
+    Ok(seed % 1_000_000_000)
+}
+
+/// The date and time of day, of Greenwich.
+fn date() -> Result<String, Trouble> {
+    let output = std::process::Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]).output();
+    let output = output.map_err(|error| Trouble::System("ask `date` for the date", error))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
