@@ -9,7 +9,10 @@ use kvorum_torture::dice::Dice;
 use kvorum_torture::fault::{Fault, UnknownFault};
 use kvorum_torture::ledger;
 use kvorum_torture::run::{Plan, Ran, RunError, judge, run};
+use tokio::signal::unix::{SignalKind, signal};
 
+/// Seeds are drawn below it: short enough to be typed.
+const SEEDS: u64 = 1_000_000_000;
 /// A promise was broken, or a planted bug was not found.
 const BROKEN: u8 = 1;
 /// The run could not take place.
@@ -120,6 +123,8 @@ enum Trouble {
     Fault(#[from] UnknownFault),
     #[error(transparent)]
     Ledger(#[from] ledger::LedgerError),
+    #[error("ended by {0} before the verdict; the nodes are stopped")]
+    Interrupted(&'static str),
     #[error("cannot {0}: {1}")]
     System(&'static str, std::io::Error),
     #[error("there is no planted bug {0:?}; there are {list}", list = MUTANTS.join(", "))]
@@ -128,14 +133,10 @@ enum Trouble {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Run(args) => run_all(&args).await,
-        Command::Check { folder } => check(&folder).await,
-        Command::Mutants(args) => hunt(&args).await,
-        Command::Faults => {
-            Fault::ALL.iter().for_each(|fault| say(fault.name()));
-            Ok(true)
-        }
+    // Dropping the work ends all nodes and unmounts their disks.
+    let done = tokio::select! {
+        done = carry_out(Cli::parse().command) => done,
+        signal = interrupted() => signal.and_then(|name| Err(Trouble::Interrupted(name))),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -144,6 +145,28 @@ async fn main() -> ExitCode {
             warn(&format!("error: {trouble}"));
             ExitCode::from(FAILED)
         }
+    }
+}
+
+async fn carry_out(command: Command) -> Result<bool, Trouble> {
+    match command {
+        Command::Run(args) => run_all(&args).await,
+        Command::Check { folder } => check(&folder).await,
+        Command::Mutants(args) => hunt(&args).await,
+        Command::Faults => {
+            Fault::ALL.iter().for_each(|fault| say(fault.name()));
+            Ok(true)
+        }
+    }
+}
+
+/// Waits until somebody wants the program to end.
+async fn interrupted() -> Result<&'static str, Trouble> {
+    let listen = |kind| signal(kind).map_err(|error| Trouble::System("listen for signals", error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => Ok("SIGINT"),
+        _ = terminate.recv() => Ok("SIGTERM"),
     }
 }
 
@@ -166,7 +189,7 @@ async fn run_all(args: &RunArgs) -> Result<bool, Trouble> {
         if let Some(path) = &args.ledger {
             ledger::append(path, ran.entry)?;
         }
-        seed = Dice::new(seed).next() >> 1;
+        seed = Dice::new(seed).next() % SEEDS;
     }
     Ok(all_passed)
 }
@@ -291,8 +314,7 @@ fn random_seed() -> Result<u64, Trouble> {
     use std::hash::{BuildHasher as _, Hasher as _};
     // The keys of the standard library's hashes come from the system's randomness.
     let seed = std::hash::RandomState::new().build_hasher().finish();
-    // Short enough to be typed.
-    Ok(seed % 1_000_000_000)
+    Ok(seed % SEEDS)
 }
 
 /// The date and time of day, of Greenwich.

@@ -21,7 +21,8 @@ pub(super) struct Ongoing {
     plan: Plan,
     /// Who has which rank.
     order: Vec<NodeId>,
-    begun_at: Nanos,
+    /// When the first step was done: what happens before it is not its doing.
+    begun_at: Option<Nanos>,
     /// From when the times of the steps count.
     base: Instant,
     /// Since when a step could not be done; those after it keep their distance to it.
@@ -43,7 +44,7 @@ enum Done {
 
 impl Ongoing {
     /// Settles who has which rank, and begins.
-    pub(super) fn begin(plan: Plan, members: &[NodeId], leader: Option<NodeId>, at: Nanos) -> Self {
+    pub(super) fn begin(plan: Plan, members: &[NodeId], leader: Option<NodeId>) -> Self {
         let mut order: Vec<_> = plan.order.iter().filter_map(|place| members.get(*place).copied()).collect();
         if let Some(leader) = leader.filter(|leader| plan.leader_first && order.contains(leader)) {
             order.retain(|id| *id != leader);
@@ -52,7 +53,7 @@ impl Ongoing {
         Self {
             plan,
             order,
-            begun_at: at,
+            begun_at: None,
             base: Instant::now(),
             held_up: None,
             next: 0,
@@ -77,6 +78,7 @@ impl Ongoing {
 
     /// What happened, once it is over.
     pub(super) fn mishap(&self, cluster: &Cluster) -> Mishap {
+        let ended = cluster.now();
         let mut detail = self.plan.detail.clone();
         for note in &self.notes {
             detail += "; ";
@@ -88,8 +90,8 @@ impl Ongoing {
             detail,
             nodes: self.order.iter().take(self.plan.struck).copied().collect(),
             count: self.plan.count,
-            begun: self.begun_at,
-            ended: cluster.now(),
+            begun: self.begun_at.unwrap_or(ended),
+            ended,
         }
     }
 
@@ -106,8 +108,10 @@ impl Ongoing {
                 return Ok(());
             }
             let act = step.act.clone();
+            let now = cluster.now();
             match self.carry_out(cluster, &act, safe_revision)? {
                 Done::Yes => {
+                    self.begun_at.get_or_insert(now);
                     self.next += 1;
                     if let Some(since) = self.held_up.take() {
                         self.base += since.elapsed();

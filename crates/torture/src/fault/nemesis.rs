@@ -173,7 +173,7 @@ impl Nemesis {
         }
         let leader = if plan.leader_first { cluster.leader().await } else { None };
         let members = members_of(cluster);
-        self.ongoing.push(Ongoing::begin(plan, &members, leader, cluster.now()));
+        self.ongoing.push(Ongoing::begin(plan, &members, leader));
         Ok(())
     }
 
