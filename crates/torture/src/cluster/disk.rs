@@ -21,6 +21,9 @@ const MOUNT_OPTIONS: &str = "loop,noatime,commit=60";
 const UNMOUNT_TRIES: u32 = 40;
 /// How long to wait in between.
 const UNMOUNT_RETRY: Duration = Duration::from_millis(50);
+/// How often filling a disk is tried again, each time with so much more left.
+const FILL_TRIES: u64 = 20;
+const FILL_MARGIN: u64 = 64 << 10;
 /// The name of the file that fills a disk.
 const FILLER: &str = "filler";
 
@@ -65,7 +68,7 @@ impl Disk {
     pub fn power_off(&self, journal: Journal) -> Result<(), HarnessError> {
         let what = || HarnessError::io(format!("shutting down {}", self.folder.display()));
         let folder = File::open(&self.folder).map_err(what())?;
-        system::shut_down_file_system(&folder, journal).map_err(what())
+        system::blocking(|| system::shut_down_file_system(&folder, journal)).map_err(what())
     }
 
     /// Brings it back after a loss of power.
@@ -78,14 +81,30 @@ impl Disk {
         self.mount()
     }
 
-    /// Fills it up but for so many bytes.
+    /// Fills it up but for about so many bytes.
     pub fn fill(&self, left: u64) -> Result<(), HarnessError> {
-        let output = run("df", &["--output=avail", "-B1", &text(&self.folder)])?;
-        let available = output.lines().last().and_then(|line| line.trim().parse::<u64>().ok());
-        let available = available.ok_or_else(|| HarnessError::Refused(format!("df answered {output:?}")))?;
-        let length = available.saturating_sub(left).to_string();
         let filler = text(&self.folder.join(FILLER));
-        if available > left { run("fallocate", &["-l", &length, &filler]).map(drop) } else { Ok(()) }
+        let mut tries = 0;
+        loop {
+            let available = self.available()?;
+            // What the node writes meanwhile, and what the file system itself takes.
+            let margin = tries * FILL_MARGIN;
+            if available <= left + margin {
+                return Ok(());
+            }
+            let length = (available - left - margin).to_string();
+            match run("fallocate", &["-l", &length, &filler]) {
+                Ok(_) => return Ok(()),
+                Err(error) if tries == FILL_TRIES => return Err(error),
+                Err(_) => tries += 1,
+            }
+        }
+    }
+
+    fn available(&self) -> Result<u64, HarnessError> {
+        let output = run("df", &["--output=avail", "-B1", &text(&self.folder)])?;
+        let available = output.lines().last().and_then(|line| line.trim().parse().ok());
+        available.ok_or_else(|| HarnessError::Refused(format!("df answered {output:?}")))
     }
 
     /// Makes room again.
@@ -173,7 +192,7 @@ fn unmount(place: &Path) -> Result<(), HarnessError> {
             Err(_) => {}
         }
         tries += 1;
-        std::thread::sleep(UNMOUNT_RETRY);
+        system::blocking(|| std::thread::sleep(UNMOUNT_RETRY));
     }
 }
 
@@ -188,7 +207,7 @@ fn run(program: &str, args: &[&str]) -> Result<String, HarnessError> {
 
 /// The same, where exit codes up to `worst` are a success.
 fn run_with(program: &str, args: &[&str], worst: i32) -> Result<String, HarnessError> {
-    let output = Command::new(program).args(args).output();
+    let output = system::blocking(|| Command::new(program).args(args).output());
     let output = output.map_err(HarnessError::io(format!("running {program}")))?;
     if output.status.code().is_some_and(|code| code <= worst) {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

@@ -1,6 +1,6 @@
 //! How a cluster comes to be: nodes are started and made members one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ impl Cluster {
             replacements: Vec::new(),
             problems: Vec::new(),
             ends: Vec::new(),
+            panicked: BTreeSet::new(),
             settings,
         };
         cluster.ports.check()?;

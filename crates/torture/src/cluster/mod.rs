@@ -22,7 +22,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,7 @@ pub struct Cluster {
     replacements: Vec<Replacement>,
     problems: Vec<Problem>,
     ends: Vec<(NodeId, String)>,
+    panicked: BTreeSet<NodeId>,
 }
 
 impl Cluster {
@@ -263,14 +264,14 @@ impl Cluster {
     }
 
     /// Looks into all logs, those of removed nodes too, for panics; each node that had
-    /// one is a problem.
+    /// one is one problem, however often this is called.
     pub fn search_logs(&mut self) {
         let running = self.nodes.iter().map(|(id, node)| (*id, node.log_path()));
         let logs: Vec<_> = running.chain(self.retired.iter().cloned()).collect();
         for (id, path) in logs {
             let log = node::read_log(&path);
             let mut lines = log.lines().skip_while(|line| !line.contains("panicked at")).take(3).peekable();
-            if lines.peek().is_some() {
+            if lines.peek().is_some() && self.panicked.insert(id) {
                 let quoted = lines.collect::<Vec<_>>().join("\n");
                 self.add_problem(id, format!("it panicked: {quoted}"));
             }

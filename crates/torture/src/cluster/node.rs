@@ -514,7 +514,7 @@ impl Node {
             self.unseen = Some(self.judge(status, was_stopping));
             return Ok(());
         }
-        let ended = child.kill().and_then(|()| child.wait());
+        let ended = system::blocking(|| child.kill().and_then(|()| child.wait()));
         ended.map(drop).map_err(HarnessError::io(format!("killing node {}", self.id)))?;
         self.note("killed")
     }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 /// What a process is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
@@ -51,6 +53,13 @@ pub(crate) fn shut_down_file_system(folder: &File, journal: Journal) -> io::Resu
     // SAFETY: the descriptor is open, and the request reads the number behind the pointer.
     let result = unsafe { libc::ioctl(folder.as_raw_fd(), REQUEST as libc::Ioctl, &raw const flags) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Does something that takes its time, without holding up the tasks of a runtime around
+/// it that has other threads.
+pub(crate) fn blocking<T>(act: impl FnOnce() -> T) -> T {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    if matches!(flavor, Ok(RuntimeFlavor::MultiThread)) { tokio::task::block_in_place(act) } else { act() }
 }
 
 /// Whether this process may mount file systems.

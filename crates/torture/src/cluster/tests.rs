@@ -1,5 +1,6 @@
-//! Tests of the parts of a cluster that need no node.
+//! Tests of the parts of a cluster, without a server.
 
 mod control;
 mod disk;
+mod node;
 mod proxy;
