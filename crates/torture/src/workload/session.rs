@@ -21,6 +21,8 @@ use crate::record::Clock;
 
 /// See [`Session::repeats`].
 const REPEATS: usize = 10;
+/// Of a hundred clients, how many do not leave a node alone that did not answer.
+const INSISTS: usize = 30;
 /// How long a node that did not answer is mostly left alone.
 const AVOIDED: Duration = Duration::from_secs(2);
 /// Times that a write under an idempotency key is made at most.
@@ -120,13 +122,17 @@ pub(super) struct Session {
     operations: Vec<Operation>,
     /// A node that did not answer, and until when it is mostly left alone.
     avoided: Option<(NodeId, Instant)>,
+    /// Whether it goes back to such a node all the same: a node that comes back from standing
+    /// still tells its old lies, if any, to those who wait there.
+    insists: bool,
     /// In how many of a hundred writes over HTTP an unknown outcome is asked for again.
     repeats: usize,
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, dice: Dice) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, mut dice: Dice) -> Self {
         let client = shared.new_number();
+        let insists = dice.chance(INSISTS);
         Self {
             shared,
             dice,
@@ -134,6 +140,7 @@ impl Session {
             nodes: BTreeMap::new(),
             operations: Vec::new(),
             avoided: None,
+            insists,
             repeats: REPEATS,
         }
     }
@@ -215,7 +222,7 @@ impl Session {
     fn choose_node(&mut self) -> Option<Endpoint> {
         let endpoint = self.shared.any_endpoint(&mut self.dice)?;
         let (node, until) = self.avoided.unwrap_or_else(|| (endpoint.node, Instant::now()));
-        if endpoint.node == node && Instant::now() < until && self.dice.chance(90) {
+        if !self.insists && endpoint.node == node && Instant::now() < until && self.dice.chance(90) {
             return self.shared.any_endpoint(&mut self.dice);
         }
         Some(endpoint)

@@ -116,8 +116,9 @@ fn choose_start(dice: &mut Dice, newest: i64) -> Option<i64> {
     let back = |dice: &mut Dice, most: i64| (newest - dice.below(most.max(1) as usize) as i64).max(2);
     match dice.below(10) {
         0..4 => None,
-        4..8 => Some(back(dice, 500)),
-        8 => Some(back(dice, newest)),
+        4..7 => Some(back(dice, 500)),
+        7 => Some(back(dice, newest)),
+        8 => Some(2 + dice.below(50) as i64),
         // A little into the future, too.
         _ => Some(newest + 1 + dice.below(200) as i64),
     }
