@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use openraft::errors::ClientWriteError;
+use futures_util::{Stream, StreamExt as _};
+use openraft::errors::{ClientWriteError, Fatal};
+use openraft::raft::WriteResult;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -25,18 +26,28 @@ pub(super) fn start(raft: Raft, runtime: &Handle, deadline: Duration) -> WriteQu
     })
 }
 
-async fn propose(raft: Raft, proposals: Vec<Proposal>, mut waiting: Waiting, deadline: Duration) {
+async fn propose(raft: Raft, proposals: Vec<Proposal>, waiting: Waiting, deadline: Duration) {
     let until = Instant::now() + deadline;
-    let mut written = match raft.client_write_many(proposals).await {
-        Ok(written) => written,
-        Err(fatal) => return waiting.fail(&ForwardError::Unknown(fatal.to_string())),
-    };
+    match raft.client_write_many(proposals).await {
+        Ok(written) => answer_all(written, waiting, until, deadline).await,
+        Err(fatal) => waiting.fail(&ForwardError::Unknown(fatal.to_string())),
+    }
+}
+
+/// Passes on what becomes of the writes, until all are answered or Raft has ended.
+async fn answer_all(
+    mut written: impl Stream<Item = Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>> + Unpin,
+    mut waiting: Waiting,
+    until: Instant,
+    deadline: Duration,
+) {
     while waiting.len() > 0 {
         let answer = match tokio::time::timeout_at(until, written.next()).await {
             Ok(Some(Ok(Ok(response)))) => Ok(response.response),
             Ok(Some(Ok(Err(error)))) => Err(refusal(error)),
-            Ok(Some(Err(fatal))) => Err(ForwardError::Unknown(fatal.to_string())),
-            Ok(None) => Err(ForwardError::Unknown("the leader is stopping".to_owned())),
+            // Nothing follows either of these two, and the stream must not be asked again.
+            Ok(Some(Err(fatal))) => return waiting.fail(&ForwardError::Unknown(fatal.to_string())),
+            Ok(None) => return waiting.fail(&ForwardError::Unknown("the leader is stopping".to_owned())),
             // Others may go on; these are not in the way of the next ones for ever.
             Err(_) => return waiting.fail(&ForwardError::Unknown(format!("no answer within {deadline:?}"))),
         };
@@ -52,5 +63,42 @@ fn refusal(error: ClientWriteError<TypeConfig>) -> ForwardError {
         other @ (ClientWriteError::LogEntryDiscarded(_)
         | ClientWriteError::ChangeMembershipError(_)
         | ClientWriteError::PreconditionFailed(_)) => ForwardError::Unknown(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+
+    /// As Raft's own streams do, this one panics when it is asked again after its end.
+    fn that_ends(
+        first: Option<Fatal<TypeConfig>>,
+    ) -> impl Stream<Item = Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>> + Unpin {
+        let next = |left: Option<_>| async move { left.map(|fatal| (Err(fatal), None)) };
+        Box::pin(futures_util::stream::unfold(first, next))
+    }
+
+    #[tokio::test]
+    async fn writes_that_raft_no_longer_answers_are_of_unknown_fate() {
+        for first in [None, Some(Fatal::Stopped)] {
+            let first = std::sync::Mutex::new(Some(that_ends(first)));
+            let queue = WriteQueue::start(&Handle::current(), BOUNDS, move |_, waiting| {
+                let written = first.lock().unwrap().take();
+                async move {
+                    let until = Instant::now() + Duration::from_secs(60);
+                    answer_all(written.unwrap(), waiting, until, Duration::from_secs(60)).await;
+                }
+            });
+            let key = |key: &str| Command::delete(key.to_owned()).encode();
+            let (one, other) = tokio::join!(queue.put(key("a")), queue.put(key("b")));
+            for pending in [one.unwrap(), other.unwrap()] {
+                let answer = pending.answer().await;
+                assert!(
+                    matches!(&answer, Err(ForwardError::Unknown(reason)) if reason != "the node is stopping"),
+                    "{answer:?}"
+                );
+            }
+        }
     }
 }
