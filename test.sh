@@ -6,6 +6,7 @@
 #   ./test.sh unit       the tests of every package
 #   ./test.sh cluster    the cluster scenario against real processes
 #   ./test.sh etcd       etcd's clients, and etcd itself beside Kvorum
+#   ./test.sh torture    five minutes of faults, with a fixed seed and with a random one
 #
 # A step that fails does not hide the next one. The last line counts the steps; a
 # part of the scenario that was not reached counts as failed. What follows `etcd` is
@@ -42,17 +43,25 @@ checks() {
     step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc "${CARGO_SELECTION[@]}" --no-deps || true
 }
 
+# Compiled apart, while the torture runs, which leaves the processor half idle.
+compile_tests() {
+    step 'build of all tests' cargo test "${CARGO_SELECTION[@]}" --quiet --no-run || true
+}
+
 unit() {
     step 'tests of every package' cargo test "${CARGO_SELECTION[@]}" --quiet --no-fail-fast || true
 }
 
 script=''
+script_name=''
 
-# parts NAME SCRIPT [ARGUMENT...]: the script writes one line for each of its parts,
-# whether reached or not, to the file that is named by PARTS.
-parts() {
-    local name=$1 verdict seconds part ended=0
-    shift
+# begin NAME OUTPUT SCRIPT [ARGUMENT...]: starts a script, whose parts `finish` records.
+# It writes one line for each of them, whether reached or not, to the file that is named
+# by PARTS.
+begin() {
+    local output=$2
+    script_name=$1
+    shift 2
     PARTS=$(mktemp)
     trap end_parts EXIT
     trap 'exit 130' INT
@@ -62,18 +71,30 @@ parts() {
     (
         trap : TERM
         "$@"
-    ) </dev/null >&2 &
+    ) </dev/null >"$output" 2>&1 &
     set +m
     script=$!
+}
+
+finish() {
+    local verdict seconds part ended=0
     wait "$script" || ended=$?
     script=''
     while IFS=$'\t' read -r verdict seconds part; do
-        record "$name: $part" "$seconds" "$verdict"
+        record "$script_name: $part" "$seconds" "$verdict"
     done <"$PARTS"
     # It may end badly without a part to blame, and must not pass then.
-    if ((ended != 0)) && ! grep -q '^FAILED' "$PARTS"; then record "$name" 0 FAILED; fi
+    if ((ended != 0)) && ! grep -q '^FAILED' "$PARTS"; then record "$script_name" 0 FAILED; fi
     rm -f "$PARTS"
     trap - EXIT INT TERM
+}
+
+# parts NAME SCRIPT [ARGUMENT...]
+parts() {
+    local name=$1
+    shift
+    begin "$name" /dev/stderr "$@"
+    finish
 }
 
 # Ends the script, with all that it started, when this one is ended meanwhile.
@@ -123,23 +144,62 @@ run_etcd() {
     ETCD_RESULTS=$PARTS SAMPLE=$sample tests/etcd/run.sh "$binary" "$@"
 }
 
+torture() {
+    build_release
+    say '== torture'
+    parts torture run_torture
+}
+
+# Two halves: what one seed does must stay found, and every run looks for something new.
+# The programs are copied, so that nothing that is built meanwhile replaces them.
+run_torture() {
+    local folder half started verdict options
+    folder=$(mktemp -d)
+    cp "$binary" "$(dirname "$binary")"/{kvorum-torture,libkvorum_torture_preload.so} "$folder"
+    for half in 'fixed seed' 'random seed'; do
+        started=$SECONDS verdict=ok
+        options=(--binary "$folder/kvorum" --preload "$folder/libkvorum_torture_preload.so" --duration 150)
+        [[ $half == 'random seed' ]] || options+=(--seed 1)
+        "$folder/kvorum-torture" run --folder "$folder/runs" "${options[@]}" || verdict=FAILED
+        printf '%s\t%s\t%s\n' "$verdict" $((SECONDS - started)) "$half" >>"$PARTS"
+    done
+    if grep -q '^FAILED' "$PARTS"; then
+        say "what is left of the torture: $folder"
+    else
+        rm -rf "$folder"
+    fi
+}
+
+# What only compiles goes on meanwhile; nothing does that looks at the clock.
+everything() {
+    local log
+    build_release
+    log=$(mktemp)
+    say '== torture (in the background; its output follows)'
+    begin torture "$log" run_torture
+    checks
+    compile_tests
+    say '== torture'
+    finish
+    cat "$log" >&2
+    rm -f "$log"
+    unit
+    cluster
+    # shellcheck disable=SC2119  # no options, whatever this script was given
+    etcd
+}
+
 case ${1:-all} in
-    all | checks | unit | cluster | etcd) ;;
-    *) die "usage: ./test.sh [checks|unit|cluster|etcd]" ;;
+    all | checks | unit | cluster | etcd | torture) ;;
+    *) die "usage: ./test.sh [checks|unit|cluster|etcd|torture]" ;;
 esac
 
-install_system_packages jq
+install_system_packages e2fsprogs jq mount
 require_cargo
 cd "$ROOT"
 
 case ${1:-all} in
-    all)
-        checks
-        unit
-        cluster
-        # shellcheck disable=SC2119  # no options, whatever this script was given
-        etcd
-        ;;
+    all) everything ;;
     *) "$@" ;;
 esac
 

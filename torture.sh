@@ -18,7 +18,7 @@ TORTURE=$CARGO_TARGET_DIR/release/kvorum-torture
 PRELOAD=$CARGO_TARGET_DIR/release/libkvorum_torture_preload.so
 MUTANTS=$CARGO_TARGET_DIR/release/kvorum-with-mutants
 
-install_system_packages e2fsprogs mount util-linux
+install_system_packages e2fsprogs mount
 require_cargo
 
 if [[ ${1:-} == mutants ]]; then
