@@ -1,11 +1,12 @@
 //! The order of real time, in revisions: what had been told to anybody before an
-//! operation began.
+//! operation began, and what can't have happened yet when it ended.
 //!
 //! One pass over all beginnings and ends, in the order of time, keeps the greatest
 //! revision told so far. Whoever begins later must not be answered from before it. So
 //! no pair of operations is ever compared. What ends at the very nanosecond at which
 //! something else begins counts as concurrent with it.
 
+use super::truth::EMPTY_REVISION;
 use crate::history::{History, Nanos, WatchNote};
 
 /// Who told a revision.
@@ -116,4 +117,30 @@ fn moments(history: &History, last: i64) -> Vec<(Nanos, Moment)> {
         }
     }
     moments
+}
+
+/// For each revision the time before which it can't have existed: when the last of the
+/// operations began that made it or what came before it.
+#[derive(Debug)]
+pub(super) struct Ceilings(Vec<(Nanos, i64)>);
+
+impl Ceilings {
+    /// From all revisions in their order, each with a time before which it can't have come.
+    pub(super) fn new(revisions: impl Iterator<Item = (Nanos, i64)>) -> Self {
+        let mut latest = 0;
+        let known = revisions.map(|(begun, revision)| {
+            latest = latest.max(begun);
+            (latest, revision)
+        });
+        Self(known.collect())
+    }
+
+    /// The greatest revision that can have existed at a time.
+    pub(super) fn at(&self, time: Nanos) -> i64 {
+        let count = self.0.partition_point(|(begun, _)| *begun <= time);
+        count
+            .checked_sub(1)
+            .and_then(|place| self.0.get(place))
+            .map_or(EMPTY_REVISION, |(_, revision)| *revision)
+    }
 }

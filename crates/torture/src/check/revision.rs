@@ -9,8 +9,8 @@
 
 use super::Verdict;
 use super::answer::{Answer, CHECK};
-use super::floors::{Floor, floors};
-use super::settle::{Ceilings, Owners};
+use super::floors::{Ceilings, Floor, floors};
+use super::settle::Owners;
 use super::truth::{Fact, Truth};
 use crate::history::{Call, History, Operation, Outcome, Record};
 

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use super::Verdict;
 use super::answer::{Answer, CHECK, Effect, effect, explains, matches};
-use super::floors::Floor;
-use super::truth::{EMPTY_REVISION, Fact, Truth};
+use super::floors::{Ceilings, Floor};
+use super::truth::{Fact, Truth};
 use crate::history::{Call, History, Nanos, Operation, Outcome};
 
 /// Who made a change.
@@ -331,32 +331,7 @@ impl<'a, 'h> Owners<'a, 'h> {
                 }
             }
         }
-        let mut latest = 0;
-        let times = earliest.into_iter().zip(self.truth.changes());
-        Ceilings(
-            times
-                .map(|(begun, (revision, _))| {
-                    latest = latest.max(begun);
-                    (latest, revision)
-                })
-                .collect(),
-        )
-    }
-}
-
-/// For each revision the time before which it can't have existed: when the last of the
-/// operations began that made it or what came before it.
-#[derive(Debug)]
-pub(super) struct Ceilings(Vec<(Nanos, i64)>);
-
-impl Ceilings {
-    /// The greatest revision that can have existed at a time.
-    pub(super) fn at(&self, time: Nanos) -> i64 {
-        let count = self.0.partition_point(|(begun, _)| *begun <= time);
-        count
-            .checked_sub(1)
-            .and_then(|place| self.0.get(place))
-            .map_or(EMPTY_REVISION, |(_, revision)| *revision)
+        Ceilings::new(earliest.into_iter().zip(self.truth.changes().map(|(revision, _)| revision)))
     }
 }
 

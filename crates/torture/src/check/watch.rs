@@ -25,6 +25,8 @@ pub(super) fn check(history: &History, truth: &Truth<'_>, verdict: &mut Verdict)
             for note in &watch.notes {
                 judge.hear(note);
             }
+            let reached = judge.segment.cursor.is_some_and(|cursor| cursor > truth.last_revision());
+            verdict.count("watch.reached_the_end", u64::from(reached));
         }
     }
 }

@@ -5,6 +5,7 @@ mod labelled;
 mod lies;
 mod model;
 mod mutations;
+mod mutators;
 mod orders;
 mod simulated;
 mod watches;
@@ -105,6 +106,7 @@ fn a_true_history_is_believed_and_all_of_it_was_looked_at() {
         ("watch.watchers", 3),
         ("watch.progress", 2),
         ("watch.opened", 4),
+        ("watch.reached_the_end", 3),
         ("finals.nodes", 3),
         ("finals.registers", 3),
         ("finals.seed_keys", 1),
