@@ -17,6 +17,7 @@ pub mod consensus;
 pub mod etcd_export;
 pub mod handle;
 pub mod kv;
+mod leadership;
 pub mod lease;
 pub mod member_list;
 pub mod read_index;

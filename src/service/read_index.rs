@@ -1,7 +1,7 @@
 //! Read index: the log index that a linearizable read must have applied.
 //!
-//! The leader confirms with a majority that it still leads and answers with its
-//! commit index (Raft, section 6.4 of Ongaro's dissertation). Readers share
+//! The leader takes its commit index, confirms with a majority that it still leads
+//! ([`leadership`]), and answers with that index. Readers share
 //! confirmations: while one is under way the next readers gather for the next
 //! one. They must not join the one under way, since it may have begun before a
 //! write that they have to see was acknowledged.
@@ -9,7 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
+use openraft::LinearizerOption;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -17,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::forwarder::to_forward_error;
 use super::handle::{RequestCounters, View};
+use super::leadership::{self, Unconfirmed};
 use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::Purpose;
@@ -130,10 +132,38 @@ impl ReadIndex {
         }
     }
 
-    /// Confirms leadership with a majority.
+    /// The index of what is committed, once a majority confirms that this node led
+    /// when it was taken.
     async fn confirm(&self) -> Answer {
-        let confirming = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
-        match tokio::time::timeout(self.inner.deadline, confirming).await {
+        let index = self.committed().await?;
+        let (vote, membership) = {
+            let metrics = self.inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.vote, Arc::clone(&metrics.membership_config))
+        };
+        let transport = &self.inner.transport;
+        // Another's, if this node has just been deposed: it must not speak for that one.
+        if !vote.is_committed() || vote.leader_id().node_id != transport.node_id() {
+            return Err(ForwardError::NotLeader { leader: None });
+        }
+        match leadership::confirm(transport, vote, membership.membership(), self.inner.deadline).await {
+            Ok(()) => Ok(index),
+            Err(Unconfirmed::Deposed) => Err(ForwardError::NotLeader { leader: None }),
+            Err(Unconfirmed::TooFew { confirmed }) => Err(ForwardError::Unavailable(format!(
+                "no majority confirms that node {} leads: only {confirmed:?} answered",
+                transport.node_id()
+            ))),
+        }
+    }
+
+    /// The index that a leader has committed, all of earlier terms included.
+    ///
+    /// Openraft answers if a majority has followed not long ago, and waits for it
+    /// otherwise; that is no proof, but a reason not to ask.
+    async fn committed(&self) -> Answer {
+        let recently_followed = LinearizerOption::new(None, true);
+        let taking = self.inner.raft.get_read_linearizer(recently_followed);
+        match tokio::time::timeout(self.inner.deadline, taking).await {
             Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                 let addr = forward.leader_node.map(|node| node.addr);

@@ -143,7 +143,10 @@ pub async fn run(plan: &Plan) -> Result<Ran, RunError> {
     }
     cluster.search_logs();
     broken.extend(
-        cluster.problems().iter().map(|found| problem("nodes", format!("node {}: {}", found.node, found.what))),
+        cluster
+            .problems()
+            .iter()
+            .map(|found| problem("nodes", format!("node {}: {}", found.node, found.what))),
     );
     broken.extend(recorded.broken.iter().map(|text| problem("leases", text.clone())));
 
@@ -197,9 +200,7 @@ fn say(text: &str) {
 }
 
 fn endpoints_of(cluster: &Cluster) -> Vec<Endpoint> {
-    let endpoints = cluster.endpoints();
-    let list = endpoints.borrow().iter().map(as_endpoint).collect();
-    list
+    cluster.endpoints().borrow().iter().map(as_endpoint).collect()
 }
 
 fn as_endpoint(endpoint: &crate::cluster::Endpoint) -> Endpoint {
@@ -269,7 +270,8 @@ async fn conclude(
     // It takes long, and the nodes are gone: nothing waits for it.
     let judging = tokio::task::spawn_blocking(move || {
         // Without the nodes' final states there is no whole history to judge.
-        let found = if history.final_states.is_empty() { check::Verdict::default() } else { check::check(&history) };
+        let found =
+            if history.final_states.is_empty() { check::Verdict::default() } else { check::check(&history) };
         (history, found)
     });
     let (history, found) = judging.await.map_err(|error| RunError::Checkers(error.to_string()))?;
@@ -314,7 +316,8 @@ fn entry_of(run: &Run, history: &History, mishaps: &[Mishap], verdict: &Verdict)
         .filter(|recovery| recovery.fault == Fault::KillLeader.name())
         .filter_map(|recovery| recovery.from_begin);
     let millis = |nanos: u64| nanos / 1_000_000;
-    let unknown = |operation: &&crate::history::Operation| matches!(operation.outcome, Outcome::Unknown { .. });
+    let unknown =
+        |operation: &&crate::history::Operation| matches!(operation.outcome, Outcome::Unknown { .. });
     Entry {
         date: run.date.clone(),
         commit: run.commit.clone(),
