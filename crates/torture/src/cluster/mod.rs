@@ -5,6 +5,7 @@
 
 mod control;
 mod disk;
+mod doors;
 mod dump;
 mod error;
 mod form;
