@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::end::End;
-use super::control::{ControlFile, DiskFaults};
+use super::control::{ControlFile, DiskFaults, Folders};
 use super::disk::Disk;
 use super::doors::Doors;
 use super::error::HarnessError;
@@ -64,6 +64,8 @@ pub struct Node {
     refusals: u32,
     unseen: Option<End>,
     is_wiped: bool,
+    /// What its disk always does wrong.
+    disk_nature: DiskFaults,
 }
 
 impl Node {
@@ -81,7 +83,7 @@ impl Node {
         let disk = Disk::create(&folder, settings.image_bytes)?;
         let control = ControlFile::create(&folder.join("control"), settings.seed.wrapping_add(id))?;
         let now = Instant::now();
-        Ok(Self {
+        let node = Self {
             id,
             binary: settings.binary.clone(),
             preload: settings.preload.clone(),
@@ -108,7 +110,10 @@ impl Node {
             refusals: 0,
             unseen: None,
             is_wiped: false,
-        })
+            disk_nature: nature(settings.lying_disks),
+        };
+        node.set_disk()?;
+        Ok(node)
     }
 
     /// Where other nodes are told to call it.
@@ -382,6 +387,15 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Nobody is left to be told; the disk is unmounted next.
         let _ = self.end();
+    }
+}
+
+/// What the disks of a run always do wrong.
+fn nature(lies: bool) -> DiskFaults {
+    if lies {
+        DiskFaults { folders: Folders::all(), lies, ..DiskFaults::default() }
+    } else {
+        DiskFaults::default()
     }
 }
 

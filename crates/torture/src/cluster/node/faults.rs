@@ -21,8 +21,8 @@ impl Node {
         self.set_disk()
     }
 
-    fn set_disk(&self) -> Result<(), HarnessError> {
-        let all = self.disk_faults.values().fold(DiskFaults::default(), |all, more| all.and(more));
+    pub(super) fn set_disk(&self) -> Result<(), HarnessError> {
+        let all = self.disk_faults.values().fold(self.disk_nature.clone(), |all, more| all.and(more));
         self.control.set_disk(&all)
     }
 
