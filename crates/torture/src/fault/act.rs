@@ -295,7 +295,7 @@ impl Ongoing {
                 self.notes.push(damage.clone());
                 node.set_damage(damage);
             }
-            None => self.notes.push("there is no such file".to_owned()),
+            None => self.notes.push("there is nothing to damage".to_owned()),
         }
         Ok(Done::Yes)
     }

@@ -8,15 +8,21 @@ use super::plan::Place;
 use crate::cluster::HarnessError;
 use crate::dice::Dice;
 
-/// Turns some bits of one file of that kind in a data folder, and says which; `None` if
-/// there is no such file.
+/// Turns some bits of one file in a data folder, and says which: of that kind, or of
+/// another one if there is none of it. `None` if there is nothing to damage.
 pub(super) fn flip(
     data: &Path,
     place: Place,
     seed: u64,
     bits: usize,
 ) -> Result<Option<String>, HarnessError> {
-    let files = files_of(data, place)?;
+    let mut files = Vec::new();
+    for place in [place, Place::StateTable, Place::LogTable, Place::LogAhead] {
+        files = files_of(data, place)?;
+        if !files.is_empty() {
+            break;
+        }
+    }
     if files.is_empty() {
         return Ok(None);
     }
