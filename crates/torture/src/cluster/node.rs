@@ -161,6 +161,11 @@ impl Node {
         self.damage.as_deref()
     }
 
+    /// Whether it has ended because of that.
+    pub(crate) fn has_refused_damage(&self) -> bool {
+        self.damage.is_some() && self.refusals > 0
+    }
+
     /// Whether it was started in vain too often.
     pub(crate) fn is_given_up(&self) -> bool {
         self.failed_starts >= MAX_FAILED_STARTS
@@ -173,8 +178,8 @@ impl Node {
 
     /// Whether it is to run and does not.
     pub(crate) fn wants_start(&self) -> bool {
-        let refused = self.damage.is_some() && self.refusals > 0;
-        let may_run = self.down == 0 && !self.is_wiped && !self.is_given_up() && !refused;
+        let is_lost = self.is_wiped || self.is_given_up() || self.has_refused_damage();
+        let may_run = self.down == 0 && !is_lost;
         let ended_by_disk = self.met_disk_faults && !self.disk_faults.is_empty();
         self.process.is_none() && may_run && !ended_by_disk && Instant::now() >= self.not_before
     }

@@ -64,6 +64,8 @@ fn left_broken(plan: &Plan, nodes: usize) -> Vec<String> {
             | Act::Compact(_)
             | Act::Replace { .. }
             | Act::Wipe(_)
+            | Act::NoteLog(_)
+            | Act::CompareLog(_)
             | Act::Flip { .. } => {}
         }
     }
