@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::flip::flip;
 use super::nemesis::draw_round;
 use super::plan::{Act, Place, Plan};
-use super::{Fault, draw};
+use super::{Fault, Nemesis, draw};
+use crate::cluster::Cluster;
 use crate::dice::Dice;
 
 #[test]
@@ -149,3 +150,9 @@ fn the_asked_bits_turn_in_a_file_of_the_asked_kind() {
     }
     assert_eq!(flip(data, Place::LogTable, 3, 4).unwrap(), None);
 }
+
+/// Compiles only if a run can be moved to another thread, as a runner's tasks are.
+const _: fn(&mut Nemesis, &mut Cluster, &mut Dice) = |nemesis, cluster, dice| {
+    fn may_move<T: Send>(_: T) {}
+    may_move(nemesis.run(cluster, Instant::now(), dice));
+};
