@@ -57,17 +57,21 @@ fn take_room(bytes: usize) -> usize {
     before.min(wanted) as usize
 }
 
-/// Whether a sync of the file fails, after the time that it takes.
-fn sync_fails(fd: c_int) -> bool {
+/// Carries out a sync of a file, after the time that it takes; or it fails, or it is said
+/// to be done and is not.
+fn sync_as(fd: c_int, sync: impl FnOnce() -> c_long) -> c_int {
     if !is_struck(fd) {
-        return false;
+        return sync() as c_int;
     }
     delay(layout::SYNC_DELAY_MICROS);
-    let fails = control::take(layout::SYNC_ERRORS) || control::roll(layout::SYNC_ERROR_PER_MILLE);
-    if fails {
+    if control::take(layout::SYNC_ERRORS) || control::roll(layout::SYNC_ERROR_PER_MILLE) {
         control::count(layout::FAILED_SYNCS);
+        fail(libc::EIO) as c_int
+    } else if control::get(layout::LYING) != 0 {
+        0
+    } else {
+        sync() as c_int
     }
-    fails
 }
 
 fn delay(place: usize) {
@@ -298,11 +302,8 @@ pub unsafe extern "C" fn fallocate64(fd: c_int, mode: c_int, at: off_t, length: 
 /// As for the function that it replaces.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fsync(fd: c_int) -> c_int {
-    if sync_fails(fd) {
-        return fail(libc::EIO) as c_int;
-    }
     // SAFETY: numbers only.
-    unsafe { libc::syscall(libc::SYS_fsync, fd) as c_int }
+    sync_as(fd, || unsafe { libc::syscall(libc::SYS_fsync, fd) })
 }
 
 /// Replaces the C library's.
@@ -311,11 +312,8 @@ pub unsafe extern "C" fn fsync(fd: c_int) -> c_int {
 /// As for the function that it replaces.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
-    if sync_fails(fd) {
-        return fail(libc::EIO) as c_int;
-    }
     // SAFETY: numbers only.
-    unsafe { libc::syscall(libc::SYS_fdatasync, fd) as c_int }
+    sync_as(fd, || unsafe { libc::syscall(libc::SYS_fdatasync, fd) })
 }
 
 /// Replaces the C library's.
@@ -324,9 +322,6 @@ pub unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
 /// As for the function that it replaces.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sync_file_range(fd: c_int, at: off_t, bytes: off_t, flags: c_uint) -> c_int {
-    if sync_fails(fd) {
-        return fail(libc::EIO) as c_int;
-    }
     // SAFETY: numbers only.
-    unsafe { libc::syscall(libc::SYS_sync_file_range, fd, at, bytes, flags) as c_int }
+    sync_as(fd, || unsafe { libc::syscall(libc::SYS_sync_file_range, fd, at, bytes, flags) })
 }

@@ -40,6 +40,9 @@ pub(crate) const WRITE_DELAY_MICROS: usize = 11;
 /// Where random numbers begin.
 pub(crate) const SEED: usize = 12;
 
+/// Not 0: syncs do nothing and succeed.
+pub(crate) const LYING: usize = 13;
+
 /// Counted by the process: writes that failed with EIO.
 pub(crate) const FAILED_WRITES: usize = 16;
 /// Counted by the process: syncs that failed with EIO.

@@ -3,7 +3,7 @@
 //! The dynamic linker loads this library before the C library (`LD_PRELOAD`), so that
 //! the process's calls of `write`, `fsync`, `clock_gettime` and the like arrive here.
 //! What is to go wrong stands in a small file that the harness shares with it
-//! ([`layout`]). Without that file all calls pass as they are.
+//! (`layout.rs`). Without that file all calls pass as they are.
 //!
 //! It must never allocate, lock or panic: it runs inside any call of any thread, also
 //! before the program's own allocator is ready. It touches files of the data folder

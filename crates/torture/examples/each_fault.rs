@@ -19,11 +19,14 @@ use hyper_util::rt::TokioExecutor;
 use kvorum_torture::cluster::{Cluster, Endpoint, Settings, image_disks_work};
 use kvorum_torture::dice::Dice;
 use kvorum_torture::fault::{Fault, Nemesis};
+use kvorum_torture::history::NodeState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 /// How long a cluster that has recovered may take to take a write.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
+/// How long is written before the first fault.
+const WARM_UP: Duration = Duration::from_secs(3);
 /// How long the nodes may take to be equal.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -57,6 +60,9 @@ struct Args {
     /// Nodes use plain folders, and lose no power
     #[arg(long)]
     plain_folders: bool,
+    /// Disks say that they have synced and have not: a loss of power must then be found out
+    #[arg(long, hide = true)]
+    lying_disks: bool,
 }
 
 #[tokio::main]
@@ -76,6 +82,7 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     settings.ports = args.first_port..args.first_port.saturating_add(4_000);
     settings.preload = Some(Settings::find_preload()?);
     settings.seed = args.seed;
+    settings.lying_disks = args.lying_disks;
     std::fs::create_dir_all(&args.folder)?;
     if !args.plain_folders {
         match image_disks_work(&args.folder) {
@@ -85,6 +92,7 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     let mut cluster = Cluster::form(settings).await?;
     let load = Load::start(&cluster);
+    cluster.tend(WARM_UP).await?;
     let faults = if args.faults.is_empty() { Fault::ALL.to_vec() } else { args.faults.clone() };
     let mut nemesis = Nemesis::new(faults.clone(), Some(load.safe_revision()));
     let result = match args.mixed_seconds {
@@ -93,7 +101,8 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     };
     say(&format!("skipped: {:?}", nemesis.skipped()));
     say(&format!("ends that faults allowed: {:?}", cluster.allowed_ends()));
-    say(&format!("writes of the load: {}", load.stop()));
+    let (writes, newest) = load.stop();
+    say(&format!("writes of the load: {writes}, the last one at revision {newest}"));
     cluster.search_logs();
     for problem in cluster.problems() {
         say(&format!("problem: {}", serde_json::to_string_pretty(problem)?));
@@ -102,6 +111,10 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let states = cluster.final_states(SETTLE_LIMIT).await?;
     for state in &states {
         say(&format!("node {}: {} records at {}", state.node, state.records.len(), state.revision));
+    }
+    if let Some(lost) = states.iter().find(|state| state.revision < newest) {
+        let NodeState { node, revision, .. } = lost;
+        return Err(format!("revision {newest} was acknowledged, and node {node} ends at {revision}").into());
     }
     let Some(first) = states.first() else { return Err("no node is left".into()) };
     if states.iter().any(|state| (&state.records, &state.state_hash) != (&first.records, &first.state_hash)) {
@@ -230,9 +243,10 @@ impl Load {
         std::sync::Arc::new(move || Some(written.borrow().1 - 100).filter(|revision| *revision > 1))
     }
 
-    fn stop(self) -> u64 {
+    /// How many writes were acknowledged, and the newest revision among them.
+    fn stop(self) -> (u64, i64) {
         self.tasks.iter().for_each(JoinHandle::abort);
-        self.written.borrow().0
+        *self.written.borrow()
     }
 }
 

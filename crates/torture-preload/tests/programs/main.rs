@@ -79,6 +79,15 @@ fn a_sync_fails_or_takes_longer() {
 }
 
 #[test]
+fn a_sync_that_is_not_done_succeeds() {
+    let bench = Bench::new();
+    bench.set(layout::FOLDERS, layout::FOLDER_LOG);
+    bench.set(layout::LYING, 1);
+    assert_eq!(bench.dd("data/log/a", &["conv=fsync"]), Ok(10_000));
+    assert_eq!(bench.get(layout::FAILED_SYNCS), 0);
+}
+
+#[test]
 fn a_disk_becomes_full_after_so_many_bytes() {
     let bench = Bench::new();
     bench.set(layout::FOLDERS, layout::FOLDER_LOG | layout::FOLDER_STATE);

@@ -58,6 +58,8 @@ pub struct DiskFaults {
     pub sync_errors: u64,
     /// How many bytes there still is room for; `None` is any number.
     pub room_bytes: Option<u64>,
+    /// Syncs do nothing and succeed.
+    pub lies: bool,
     /// How much longer each sync takes.
     pub sync_delay: Duration,
     /// How much longer each write takes.
@@ -77,6 +79,7 @@ impl DiskFaults {
             sync_error_per_mille: self.sync_error_per_mille.max(more.sync_error_per_mille),
             sync_errors: self.sync_errors.max(more.sync_errors),
             room_bytes: rooms.into_iter().flatten().min(),
+            lies: self.lies || more.lies,
             sync_delay: self.sync_delay.max(more.sync_delay),
             write_delay: self.write_delay.max(more.write_delay),
         }
@@ -168,6 +171,7 @@ impl ControlFile {
             (layout::SYNC_ERRORS, faults.sync_errors),
             (layout::BOUNDED, u64::from(faults.room_bytes.is_some())),
             (layout::ROOM_BYTES, faults.room_bytes.unwrap_or(0)),
+            (layout::LYING, u64::from(faults.lies)),
             (layout::SYNC_DELAY_MICROS, faults.sync_delay.as_micros() as u64),
             (layout::WRITE_DELAY_MICROS, faults.write_delay.as_micros() as u64),
         ] {

@@ -26,6 +26,12 @@ impl Cluster {
         fs::create_dir_all(folder).map_err(HarnessError::io(format!("creating {}", folder.display())))?;
         node::kill_leftovers(folder)?;
         disk::unmount_leftovers(folder)?;
+        if folder.join("node-1").exists() {
+            let folder = folder.display();
+            return Err(HarnessError::Refused(format!(
+                "{folder} holds an earlier run; remove it or choose another"
+            )));
+        }
         let mut cluster = Self {
             links: Links::default(),
             nodes: BTreeMap::new(),

@@ -5,6 +5,7 @@
 
 mod control;
 mod disk;
+mod doors;
 mod dump;
 mod error;
 mod form;
@@ -217,6 +218,9 @@ impl Cluster {
         let end = Instant::now() + limit;
         loop {
             self.tick().await?;
+            if let Some(id) = self.nodes.values().find(|node| node.is_given_up()).map(|node| node.id) {
+                return Err(HarnessError::Refused(format!("node {id} does not start any more")));
+            }
             let statuses = self.statuses().await;
             match holds(self, &statuses) {
                 Ok(()) => return Ok(()),

@@ -3,21 +3,25 @@
 //! Several faults may hold a node down or still at once; it runs again when the last of
 //! them lets go. What is not allowed is written down as a problem, never passed over.
 
+mod end;
+mod faults;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::control::{ControlFile, DiskFaults};
+pub(crate) use self::end::End;
+use super::control::{ControlFile, DiskFaults, Folders};
 use super::disk::Disk;
+use super::doors::Doors;
 use super::error::HarnessError;
 use super::layout;
 use super::links::Links;
 use super::ports::Ports;
-use super::proxy::{Callers, Proxy};
 use super::settings::Settings;
 use super::system::{self, Journal, Signal};
 use crate::history::NodeId;
@@ -30,54 +34,6 @@ const RESTART_PAUSE: Duration = Duration::from_millis(500);
 const MAX_FAILED_STARTS: u32 = 4;
 /// A node that ran for less than this has failed to start.
 const STARTED: Duration = Duration::from_secs(5);
-/// Lines of a log that are quoted with a problem.
-const QUOTED_LINES: usize = 12;
-
-/// Where a node listens, and where it is called.
-#[derive(Debug)]
-struct Doors {
-    inner_http: String,
-    inner_grpc: String,
-    peers: Proxy,
-    http: Proxy,
-    grpc: Proxy,
-}
-
-impl Doors {
-    fn new(id: NodeId, ports: &mut Ports, links: &Links) -> Result<Self, HarnessError> {
-        let (inner_http, inner_grpc) = (ports.address()?, ports.address()?);
-        let mut proxy = |callers, inner: &str| {
-            ports.address().map(|address| Proxy::new(links, callers, id, address, inner.to_owned()))
-        };
-        Ok(Self {
-            peers: proxy(Callers::Peers, &inner_http)?,
-            http: proxy(Callers::Clients, &inner_http)?,
-            grpc: proxy(Callers::Clients, &inner_grpc)?,
-            inner_http,
-            inner_grpc,
-        })
-    }
-
-    fn set_open(&self, is_open: bool) {
-        for proxy in [&self.peers, &self.http, &self.grpc] {
-            proxy.set_open(is_open);
-        }
-    }
-}
-
-/// How a node's process ended by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum End {
-    /// As it was told.
-    Stopped,
-    /// As a fault allows.
-    Allowed(String),
-    /// For a reason of this machine that has nothing to do with it: it is started again.
-    PortTaken,
-    /// As nothing allows.
-    Problem(String),
-}
-
 /// A node under torture.
 #[derive(Debug)]
 pub struct Node {
@@ -108,6 +64,8 @@ pub struct Node {
     refusals: u32,
     unseen: Option<End>,
     is_wiped: bool,
+    /// What its disk always does wrong.
+    disk_nature: DiskFaults,
 }
 
 impl Node {
@@ -125,7 +83,7 @@ impl Node {
         let disk = Disk::create(&folder, settings.image_bytes)?;
         let control = ControlFile::create(&folder.join("control"), settings.seed.wrapping_add(id))?;
         let now = Instant::now();
-        Ok(Self {
+        let node = Self {
             id,
             binary: settings.binary.clone(),
             preload: settings.preload.clone(),
@@ -152,7 +110,10 @@ impl Node {
             refusals: 0,
             unseen: None,
             is_wiped: false,
-        })
+            disk_nature: nature(settings.lying_disks),
+        };
+        node.set_disk()?;
+        Ok(node)
     }
 
     /// Where other nodes are told to call it.
@@ -200,6 +161,11 @@ impl Node {
         self.damage.as_deref()
     }
 
+    /// Whether it has ended because of that.
+    pub(crate) fn has_refused_damage(&self) -> bool {
+        self.damage.is_some() && self.refusals > 0
+    }
+
     /// Whether it was started in vain too often.
     pub(crate) fn is_given_up(&self) -> bool {
         self.failed_starts >= MAX_FAILED_STARTS
@@ -212,18 +178,15 @@ impl Node {
 
     /// Whether it is to run and does not.
     pub(crate) fn wants_start(&self) -> bool {
-        let refused = self.damage.is_some() && self.refusals > 0;
-        let may_run = self.down == 0 && !self.is_wiped && !self.is_given_up() && !refused;
+        let is_lost = self.is_wiped || self.is_given_up() || self.has_refused_damage();
+        let may_run = self.down == 0 && !is_lost;
         let ended_by_disk = self.met_disk_faults && !self.disk_faults.is_empty();
         self.process.is_none() && may_run && !ended_by_disk && Instant::now() >= self.not_before
     }
 
     /// Starts its process, without waiting until it answers.
     pub(crate) fn start(&mut self) -> Result<(), HarnessError> {
-        if self.is_power_off {
-            self.disk.power_on()?;
-            self.is_power_off = false;
-        }
+        self.open_disk()?;
         self.starts += 1;
         self.note(&format!("start {}", self.starts))?;
         let path = self.log_path();
@@ -328,61 +291,6 @@ impl Node {
         Ok(())
     }
 
-    /// Makes its disk do something wrong; gives a number to end that by.
-    pub(crate) fn begin_disk_faults(&mut self, faults: DiskFaults) -> Result<u64, HarnessError> {
-        self.met_disk_faults |= faults.may_end_a_node();
-        self.next_fault += 1;
-        self.disk_faults.insert(self.next_fault, faults);
-        self.set_disk()?;
-        Ok(self.next_fault)
-    }
-
-    /// Ends what [`Self::begin_disk_faults`] began.
-    pub(crate) fn end_disk_faults(&mut self, number: u64) -> Result<(), HarnessError> {
-        self.disk_faults.remove(&number);
-        self.set_disk()
-    }
-
-    fn set_disk(&self) -> Result<(), HarnessError> {
-        let all = self.disk_faults.values().fold(DiskFaults::default(), |all, more| all.and(more));
-        self.control.set_disk(&all)
-    }
-
-    /// Fills its disk but for so many bytes; gives a number to end that by.
-    pub(crate) fn fill_disk(&mut self, left: u64) -> Result<u64, HarnessError> {
-        if !self.is_power_off && !self.is_wiped {
-            self.disk.fill(left)?;
-        }
-        // It concerns no folder: the disk itself says no.
-        self.begin_disk_faults(DiskFaults { room_bytes: Some(left), ..DiskFaults::default() })
-    }
-
-    /// Makes room on its disk again.
-    pub(crate) fn free_disk(&mut self, number: u64) -> Result<(), HarnessError> {
-        if !self.is_power_off && !self.is_wiped {
-            self.disk.free()?;
-        }
-        self.end_disk_faults(number)
-    }
-
-    /// Sets its wall clock ahead or back; gives a number to undo that by.
-    pub(crate) fn shift_clock(&mut self, seconds: i64) -> Result<u64, HarnessError> {
-        self.next_fault += 1;
-        self.clocks.insert(self.next_fault, seconds);
-        self.set_clock()?;
-        Ok(self.next_fault)
-    }
-
-    /// Undoes a shift of the clock.
-    pub(crate) fn shift_clock_back(&mut self, number: u64) -> Result<(), HarnessError> {
-        self.clocks.remove(&number);
-        self.set_clock()
-    }
-
-    fn set_clock(&self) -> Result<(), HarnessError> {
-        self.control.set_clock(self.clocks.values().sum())
-    }
-
     /// Notes that files of it are damaged: from now on it may end with a message.
     pub(crate) fn set_damage(&mut self, damage: String) {
         self.damage = Some(damage);
@@ -394,22 +302,12 @@ impl Node {
         if self.is_power_off {
             self.disk.power_on()?;
             self.is_power_off = false;
+            // Room may have been made meanwhile, when nothing could be removed from it.
+            if self.disk_faults.values().all(|faults| faults.room_bytes.is_none()) {
+                self.disk.free()?;
+            }
         }
         Ok(&self.disk)
-    }
-
-    /// Lets go of everything that holds it: it runs with a good disk and the right time.
-    pub(crate) fn heal(&mut self) -> Result<(), HarnessError> {
-        self.down = 0;
-        self.disk_faults.clear();
-        self.clocks.clear();
-        self.set_disk()?;
-        self.set_clock()?;
-        if self.still > 0 {
-            self.still = 0;
-            self.tell(Signal::Continue)?;
-        }
-        if self.is_power_off || self.is_wiped { Ok(()) } else { self.disk.free() }
     }
 
     /// Ends it for good and empties its disk.
@@ -455,36 +353,6 @@ impl Node {
         Ok(Some(End::Problem(format!("it did not stop within {STOP_LIMIT:?} of SIGTERM"))))
     }
 
-    fn judge(&self, status: ExitStatus, was_stopping: bool) -> End {
-        let has_crashed = status.signal().is_some() || status.code() == Some(101);
-        let failed = status.code() == Some(1);
-        if was_stopping && status.success() {
-            End::Stopped
-        } else if !has_crashed && failed && self.last_line().contains("can't listen on") {
-            End::PortTaken
-        } else if !has_crashed && failed && (self.met_disk_faults || self.is_power_off) {
-            End::Allowed("its disk failed".to_owned())
-        } else if !has_crashed && failed && self.damage.is_some() {
-            End::Allowed(format!("it refused a damaged file: {}", self.last_line()))
-        } else if was_stopping {
-            End::Problem(format!("it was told to stop and ended with {status}; {}", self.quote()))
-        } else {
-            End::Problem(format!("it ended by itself with {status}; {}", self.quote()))
-        }
-    }
-
-    fn last_line(&self) -> String {
-        let log = self.log();
-        log.lines().rev().find(|line| !line.starts_with("---")).unwrap_or_default().to_owned()
-    }
-
-    fn quote(&self) -> String {
-        let log = self.log();
-        let lines: Vec<_> = log.lines().collect();
-        let tail = lines.iter().skip(lines.len().saturating_sub(QUOTED_LINES));
-        format!("the end of its log:\n{}", tail.copied().collect::<Vec<_>>().join("\n"))
-    }
-
     /// All that it has logged, over all its starts.
     pub fn log(&self) -> String {
         read_log(&self.log_path())
@@ -524,6 +392,15 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Nobody is left to be told; the disk is unmounted next.
         let _ = self.end();
+    }
+}
+
+/// What the disks of a run always do wrong.
+fn nature(lies: bool) -> DiskFaults {
+    if lies {
+        DiskFaults { folders: Folders::all(), lies, ..DiskFaults::default() }
+    } else {
+        DiskFaults::default()
     }
 }
 

@@ -30,6 +30,9 @@ pub struct Settings {
     /// Size of the file system that each node has of its own; without it, nodes use plain
     /// folders and can't lose power.
     pub image_bytes: Option<u64>,
+    /// All disks say that they have synced and have not. Then a loss of power breaks
+    /// promises, and whoever looks for broken promises must find it: a test of the test.
+    pub lying_disks: bool,
     /// The start of the run, from which times are counted.
     pub begun: Instant,
     /// Where random choices that concern no plan begin.
@@ -55,6 +58,7 @@ impl Settings {
             environment: Vec::new(),
             ports: 12_000..32_000,
             image_bytes: None,
+            lying_disks: false,
             begun: Instant::now(),
             seed: 0,
         }

@@ -4,3 +4,4 @@ mod control;
 mod disk;
 mod node;
 mod proxy;
+mod status;

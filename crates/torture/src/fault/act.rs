@@ -15,6 +15,9 @@ use crate::timeline::Mishap;
 /// How long calls of an operator may take.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a node with a damaged file may take to serve or to end.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
 /// A plan that has begun.
 #[derive(Debug)]
 pub(super) struct Ongoing {
@@ -33,6 +36,7 @@ pub(super) struct Ongoing {
     filled: Vec<(NodeId, u64)>,
     shifted: Vec<(NodeId, u64)>,
     replacement: Option<NodeId>,
+    noted_log: Option<u64>,
     notes: Vec<String>,
 }
 
@@ -62,6 +66,7 @@ impl Ongoing {
             filled: Vec::new(),
             shifted: Vec::new(),
             replacement: None,
+            noted_log: None,
             notes: Vec::new(),
         }
     }
@@ -96,7 +101,7 @@ impl Ongoing {
     }
 
     /// Does all that is due; with `at_once`, all that is left.
-    pub(super) fn go_on(
+    pub(super) async fn go_on(
         &mut self,
         cluster: &mut Cluster,
         safe_revision: Option<&SafeRevision>,
@@ -109,7 +114,7 @@ impl Ongoing {
             }
             let act = step.act.clone();
             let now = cluster.now();
-            match self.carry_out(cluster, &act, safe_revision)? {
+            match self.carry_out(cluster, &act, safe_revision).await? {
                 Done::Yes => {
                     self.begun_at.get_or_insert(now);
                     self.next += 1;
@@ -138,7 +143,7 @@ impl Ongoing {
         links.iter().filter_map(|(from, to)| Some((id(*from)?, id(*to)?))).collect()
     }
 
-    fn carry_out(
+    async fn carry_out(
         &mut self,
         cluster: &mut Cluster,
         act: &Act,
@@ -175,6 +180,8 @@ impl Ongoing {
                 let way = if *at_once { Way::AtOnce } else { Way::OneByOne };
                 return self.replace(cluster, *rank, way, *linger);
             }
+            Act::NoteLog(rank) => self.note_log(cluster, *rank).await,
+            Act::CompareLog(rank) => return Ok(self.compare_log(cluster, *rank).await),
             Act::Flip { rank, place, seed, bits } => {
                 return self.flip(cluster, *rank, |data| flip(data, *place, *seed, *bits));
             }
@@ -283,6 +290,40 @@ impl Ongoing {
         Ok(Done::Yes)
     }
 
+    async fn note_log(&mut self, cluster: &Cluster, rank: Rank) {
+        let Some(id) = self.id(rank) else { return };
+        self.noted_log = cluster.status(id).await.ok().and_then(|status| status.applied_index);
+    }
+
+    async fn compare_log(&mut self, cluster: &mut Cluster, rank: Rank) -> Done {
+        let waited = self.held_up.map(|since| since.elapsed()).unwrap_or_default();
+        let Some((id, noted)) = self.id(rank).zip(self.noted_log) else { return Done::Yes };
+        let Some(node) = cluster.node(id).filter(|node| node.damage().is_some()) else { return Done::Yes };
+        if node.has_refused_damage() {
+            self.notes.push("it refused".to_owned());
+            return Done::Yes;
+        }
+        let status = match cluster.status(id).await {
+            Ok(status) => status,
+            Err(error) if waited > START_LIMIT => {
+                let what = format!("with a damaged file, it neither serves nor ends: {error}");
+                cluster.add_problem(id, what);
+                return Done::Yes;
+            }
+            Err(_) => return Done::NotYet,
+        };
+        let last = status.last_log_index.unwrap_or(0);
+        if last < noted {
+            let damage = self.notes.join("; ");
+            cluster.add_problem(
+                id,
+                format!("it had applied its log to {noted}; after damage ({damage}) it runs with a log that ends at {last}"),
+            );
+        }
+        self.notes.push(format!("it runs with a log to {last}, {noted} were applied before"));
+        Done::Yes
+    }
+
     fn flip(
         &mut self,
         cluster: &mut Cluster,
@@ -299,7 +340,7 @@ impl Ongoing {
                 self.notes.push(damage.clone());
                 node.set_damage(damage);
             }
-            None => self.notes.push("there is no such file".to_owned()),
+            None => self.notes.push("there is nothing to damage".to_owned()),
         }
         Ok(Done::Yes)
     }

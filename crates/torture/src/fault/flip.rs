@@ -8,15 +8,24 @@ use super::plan::Place;
 use crate::cluster::HarnessError;
 use crate::dice::Dice;
 
-/// Turns some bits of one file of that kind in a data folder, and says which; `None` if
-/// there is no such file.
+/// How names of write-ahead logs end.
+const AHEAD: &str = "log";
+
+/// Turns some bits of one file in a data folder, and says which: of that kind, or of
+/// another one if there is none of it. `None` if there is nothing to damage.
 pub(super) fn flip(
     data: &Path,
     place: Place,
     seed: u64,
     bits: usize,
 ) -> Result<Option<String>, HarnessError> {
-    let files = files_of(data, place)?;
+    let mut files = Vec::new();
+    for place in [place, Place::StateTable, Place::LogTable, Place::LogAhead] {
+        files = files_of(data, place)?;
+        if !files.is_empty() {
+            break;
+        }
+    }
     if files.is_empty() {
         return Ok(None);
     }
@@ -26,8 +35,12 @@ pub(super) fn flip(
     let file = File::options().read(true).write(true).open(path).map_err(what())?;
     let length = file.metadata().map_err(what())?.len();
     let mut turned = Vec::new();
+    // In a write-ahead log, damage at the end can't be told from a write that a crash has
+    // cut off; damage before it can.
+    let is_ahead = path.extension().is_some_and(|ending| ending == AHEAD);
+    let end = if is_ahead { (length / 4 * 3).max(1) } else { length };
     for _ in 0..bits {
-        let at = dice.below(length as usize) as u64;
+        let at = dice.below(end as usize) as u64;
         let bit = dice.below(8);
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).map_err(what())?;
@@ -44,7 +57,7 @@ pub(super) fn flip(
 fn files_of(data: &Path, place: Place) -> Result<Vec<PathBuf>, HarnessError> {
     let (folders, ending) = match place {
         Place::LogTable => (vec![data.join("log")], "sst"),
-        Place::LogAhead => (vec![data.join("log")], "log"),
+        Place::LogAhead => (vec![data.join("log")], AHEAD),
         Place::StateTable => (generations(&data.join("state"))?, "sst"),
     };
     let mut files = Vec::new();

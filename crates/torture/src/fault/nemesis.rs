@@ -56,6 +56,8 @@ impl Abilities {
             | Act::Compact(_)
             | Act::Replace { .. }
             | Act::Wipe(_)
+            | Act::NoteLog(_)
+            | Act::CompareLog(_)
             | Act::Flip { .. } => true,
         })
     }
@@ -180,7 +182,7 @@ impl Nemesis {
     /// Does what is due and notes what is over.
     async fn look(&mut self, cluster: &mut Cluster) -> Result<(), HarnessError> {
         for ongoing in &mut self.ongoing {
-            ongoing.go_on(cluster, self.safe_revision.as_ref(), false)?;
+            ongoing.go_on(cluster, self.safe_revision.as_ref(), false).await?;
         }
         cluster.tick().await?;
         self.note_what_is_over(cluster);
@@ -204,7 +206,7 @@ impl Nemesis {
         let end = Instant::now() + RECOVERY_LIMIT;
         while !self.ongoing.is_empty() && Instant::now() < end {
             for ongoing in &mut self.ongoing {
-                ongoing.go_on(cluster, self.safe_revision.as_ref(), true)?;
+                ongoing.go_on(cluster, self.safe_revision.as_ref(), true).await?;
             }
             cluster.tick().await?;
             self.note_what_is_over(cluster);

@@ -118,6 +118,12 @@ pub enum Act {
     },
     /// A node ends and its disk is lost.
     Wipe(Rank),
+    /// Notes how far a node has applied its log.
+    NoteLog(Rank),
+    /// Demands of a node that runs though a file of it is damaged that its log still goes
+    /// as far as was noted. Nobody must reach it meanwhile, who could send it again what
+    /// it forgot.
+    CompareLog(Rank),
     /// Bits of a file of a node that is down turn.
     Flip {
         /// The node.

@@ -2,8 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::process::Command;
 
-use crate::cluster::{Disk, Journal, image_disks_work, unmount_leftovers};
+use crate::cluster::{
+    ControlFile, Disk, DiskFaults, Folders, Journal, Settings, image_disks_work, layout, unmount_leftovers,
+};
 
 /// Where disks can't be made, the tests of them say so and check nothing.
 fn can_make_disks(folder: &std::path::Path) -> bool {
@@ -47,6 +50,34 @@ fn what_was_synced_survives_a_loss_of_power_and_nothing_else() {
         assert!(is_lost, "{journal:?}: what was not synced is there");
         assert!(!data.join("late").exists(), "{journal:?}");
         fs::write(data.join("after"), b"works again").unwrap();
+    }
+}
+
+#[test]
+fn a_disk_that_lies_loses_what_was_synced() {
+    let root = tempfile::tempdir().unwrap();
+    if !can_make_disks(root.path()) {
+        return;
+    }
+    for lies in [false, true] {
+        let parent = root.path().join(format!("{lies}"));
+        let mut disk = Disk::create(&parent, Some(32 << 20)).unwrap();
+        let data = disk.data();
+        fs::create_dir(&data).unwrap();
+        File::open(data.parent().unwrap()).unwrap().sync_all().unwrap();
+        let control = ControlFile::create(&parent.join("control"), 1).unwrap();
+        control.set_disk(&DiskFaults { folders: Folders::all(), lies, ..DiskFaults::default() }).unwrap();
+        let of = format!("of={}", data.join("a").display());
+        let mut command = Command::new("dd");
+        command.args(["if=/dev/urandom", &of, "bs=5000", "count=1", "conv=fsync"]);
+        command.env("LD_PRELOAD", Settings::find_preload().unwrap());
+        command.env(layout::ENV_CONTROL.to_str().unwrap(), parent.join("control"));
+        command.env(layout::ENV_DATA.to_str().unwrap(), data.canonicalize().unwrap());
+        assert!(command.output().unwrap().status.success());
+        disk.power_off(Journal::Lost).unwrap();
+        disk.power_on().unwrap();
+        let found = fs::read(data.join("a")).unwrap_or_default();
+        assert_eq!(found.iter().all(|byte| *byte == 0), lies, "{} bytes", found.len());
     }
 }
 

@@ -16,6 +16,11 @@ fn both_ways(some: &[Rank], others: &[Rank]) -> Vec<(End, End)> {
     pairs.flat_map(|(a, b)| [(a, b), (b, a)]).collect()
 }
 
+/// All links between the first node and the others.
+pub(super) fn around_first(nodes: usize) -> Vec<(End, End)> {
+    both_ways(&[0], &(1..nodes).collect::<Vec<_>>())
+}
+
 fn with_clients(ranks: &[Rank]) -> Vec<(End, End)> {
     let nodes = ranks.iter().map(|rank| End::Node(*rank));
     nodes.flat_map(|node| [(End::Clients, node), (node, End::Clients)]).collect()
@@ -88,8 +93,7 @@ pub(super) fn bridge(draft: &mut Draft<'_>) {
 
 pub(super) fn flapping(draft: &mut Draft<'_>) {
     draft.plan.leader_first = draft.dice.chance(50);
-    let others: Vec<_> = (1..draft.nodes).collect();
-    let all = both_ways(&[0], &others);
+    let all = around_first(draft.nodes);
     let links = if draft.dice.chance(50) { all } else { all.into_iter().step_by(2).collect() };
     let times = 3 + draft.dice.below(8);
     let mut time = Duration::ZERO;

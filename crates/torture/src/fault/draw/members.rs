@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Draft, millis};
+use super::{Draft, links, millis};
+use crate::cluster::Effect;
 use crate::fault::plan::{Act, Place};
 
 pub(super) fn membership(draft: &mut Draft<'_>) {
@@ -30,11 +31,16 @@ pub(super) fn bit_flip(draft: &mut Draft<'_>) {
     let seed = draft.dice.next();
     let is_killed = draft.dice.chance(50);
     let at_once = draft.dice.chance(50);
-    draft.at(Duration::ZERO, if is_killed { Act::Kill(0) } else { Act::Terminate(0) });
-    draft.at(millis(50), Act::Flip { rank: 0, place, seed, bits });
-    draft.at(millis(100), Act::LetRun(0));
+    draft.at(Duration::ZERO, Act::NoteLog(0));
+    // By then, what it had applied is on its disk.
+    draft.at(millis(400), if is_killed { Act::Kill(0) } else { Act::Terminate(0) });
+    draft.at(millis(450), Act::Flip { rank: 0, place, seed, bits });
+    draft.at(millis(450), Act::Lay { links: links::around_first(draft.nodes), effect: Effect::cut() });
+    draft.at(millis(500), Act::LetRun(0));
+    draft.at(millis(1_500), Act::CompareLog(0));
+    draft.at(millis(1_500), Act::LiftAll);
     // Whether it refused or not: damage that nobody has met yet must not stay.
-    let watched = draft.dice.millis(2_000, 6_000);
+    let watched = draft.dice.millis(2_500, 6_000);
     draft.at(watched, Act::Replace { rank: 0, at_once, linger: Duration::ZERO });
     draft.plan.detail = format!("{bits} bits in {place:?}");
 }
