@@ -1,7 +1,7 @@
 //! Clients that work on a cluster whatever happens to it, and write down what they were told.
 //!
 //! Every call is made once, at one node, within a short time; no library repeats anything. What
-//! a client was told is judged strictly ([`judge`]). Nothing here knows what is being done to
+//! a client was told is judged strictly. Nothing here knows what is being done to
 //! the cluster meanwhile, and nothing here decides whether an answer was right.
 
 mod http;
