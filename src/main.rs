@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser};
 use kvorum::config::{Config, ServeArgs};
-use kvorum::store::exit_on_failure;
+use kvorum::store::{exit_at_once, exit_on_failure};
 use kvorum::{Node, start_node, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -93,17 +93,21 @@ async fn wait_and_stop(mut node: Node, config: &Config) -> ExitCode {
     };
     if let Some(reason) = failure {
         tracing::error!("{reason}");
-        return ExitCode::from(FAILED);
+        // Nothing can be stopped in order any more, and the databases' threads still run.
+        exit_at_once(FAILED);
     }
     tracing::info!("stopping");
     match tokio::time::timeout(config.shutdown_timeout, node.stop()).await {
         Ok(Ok(())) => tracing::info!("stopped"),
         Ok(Err(error)) => {
             tracing::error!("{error}");
-            return ExitCode::from(FAILED);
+            exit_at_once(FAILED);
         }
         // What is acknowledged is on disk; the next start applies the rest again.
-        Err(_) => tracing::warn!("stopped without waiting any longer for what was in flight"),
+        Err(_) => {
+            tracing::warn!("stopped without waiting any longer for what was in flight");
+            exit_at_once(0);
+        }
     }
     ExitCode::SUCCESS
 }

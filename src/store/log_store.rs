@@ -53,16 +53,17 @@ pub type FatalHook = Arc<dyn Fn(&StorageError) + Send + Sync>;
 pub fn exit_on_failure() -> FatalHook {
     Arc::new(|error| {
         tracing::error!(%error, "the Raft log cannot be written; the node stops, because going on could lose acknowledged writes");
-        exit_at_once();
+        exit_at_once(1);
     })
 }
 
+/// Ends the process with this exit code, whatever still runs in it.
 #[expect(unsafe_code, reason = "the standard library's exit runs the destructors of C++ statics first")]
-fn exit_at_once() -> ! {
+pub fn exit_at_once(code: u8) -> ! {
     // Those destructors would race with the database's threads, which still run,
     // and could hang or abort a process that must be gone with its exit code.
     // SAFETY: `_exit` has no preconditions and does not return.
-    unsafe { libc::_exit(1) }
+    unsafe { libc::_exit(i32::from(code)) }
 }
 
 /// Sizes of the log store.

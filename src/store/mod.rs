@@ -26,6 +26,6 @@ mod tests;
 pub use apply::{KEYS_IN_PART, MAX_ANSWER_BYTES, MAX_LEASES_ENDED};
 pub use lease_table::LeaseTable;
 pub use log_metrics::LogMetrics;
-pub use log_store::{FatalHook, LogOptions, LogReader, RocksLogStore, exit_on_failure};
+pub use log_store::{FatalHook, LogOptions, LogReader, RocksLogStore, exit_at_once, exit_on_failure};
 pub use recent::{RecentEvents, Since};
 pub use state_machine::StateMachineStore;

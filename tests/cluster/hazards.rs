@@ -1,10 +1,12 @@
-//! Two ways in which Raft goes wrong when a node remembers too little of what it
-//! promised before a restart. Neither may be possible here.
+//! Ways in which Raft goes wrong: when a node remembers too little of what it promised
+//! before a restart, and when a leader takes old answers for new ones. None may be
+//! possible here.
 
 use std::time::{Duration, Instant};
 
 use crate::support::cluster::Builder;
 use crate::support::eventually;
+use crate::support::load::Load;
 use crate::support::node::copy_dir;
 
 /// A leader that resumed its term after a restart would write no entry of its
@@ -179,4 +181,55 @@ async fn a_voter_that_lost_its_folder_does_not_help_to_elect_a_leader() {
     cluster.node(leader).start().await;
     cluster.settle().await;
     assert_eq!(cluster.get(wiped, "k", "linearizable").await.as_deref(), Some("acknowledged"));
+}
+
+/// A leader stands still with answers of its followers on their way to it. They elect
+/// another one, which writes. The old leader goes on, is asked for a linearizable read,
+/// and only then gets the old answers, the one after the other: the first one commits
+/// entries, which makes it send appends that end where the other answer ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposed_leader_does_not_confirm_a_read_by_old_answers() {
+    let mut cluster = Builder::new().with_links().form(3).await;
+    for round in 0..4 {
+        let leader = cluster.leader().await;
+        let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+        let load = Load::start(&[cluster.addr(leader).to_owned()], 8);
+        load.progress(100).await;
+        for other in &others {
+            cluster.links.cut(*other, leader);
+        }
+        // Long enough for entries to reach the followers and not to be committed.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        cluster.node(leader).pause();
+        let key = format!("round-{round}");
+        let written = eventually("the others elect a leader and write", async || {
+            let http = cluster.http.with_timeout(Duration::from_secs(3));
+            let path = format!("/v1/kv/{key}");
+            let answer = http.send("PUT", cluster.addr(others[0]), &path, &[], "new").await;
+            let answer = answer.map_err(|trouble| trouble.to_string())?;
+            answer.number("x-kvorum-revision").ok_or(format!("{}", answer.status))
+        })
+        .await;
+        for other in &others {
+            cluster.links.cut(leader, *other);
+            cluster.links.bar(*other, leader);
+        }
+        let http = cluster.http.with_timeout(Duration::from_millis(500));
+        let (addr, path) =
+            (cluster.addr(leader).to_owned(), format!("/v1/kv/{key}?consistency=linearizable"));
+        let reading = tokio::spawn(async move { http.send("GET", &addr, &path, &[], "").await });
+        cluster.node(leader).resume();
+        for other in &others {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            cluster.links.mend(*other, leader);
+        }
+        if let Ok(answer) = reading.await.unwrap()
+            && let Some(seen) = answer.number("x-kvorum-revision")
+        {
+            assert!(seen >= written, "round {round}: a read saw {seen} after {written} was acknowledged");
+        }
+        cluster.links.heal();
+        drop(load.stop().await);
+        cluster.settle().await;
+    }
 }

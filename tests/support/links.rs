@@ -26,6 +26,7 @@ type Link = (NodeId, NodeId);
 #[derive(Debug, Default, Clone)]
 struct Weather {
     cut: HashSet<Link>,
+    barred: HashSet<Link>,
     delay: HashMap<Link, Duration>,
 }
 
@@ -44,6 +45,21 @@ impl Links {
     pub(crate) fn cut(&self, from: NodeId, to: NodeId) {
         self.weather.send_modify(|weather| {
             weather.cut.insert((from, to));
+        });
+    }
+
+    /// What is held back from `from` to `to` arrives, and the link is whole again.
+    pub(crate) fn mend(&self, from: NodeId, to: NodeId) {
+        self.weather.send_modify(|weather| {
+            weather.cut.remove(&(from, to));
+        });
+    }
+
+    /// No new connection of `from` reaches `to`; those that are there go on, and so do
+    /// answers on connections that `to` has made.
+    pub(crate) fn bar(&self, from: NodeId, to: NodeId) {
+        self.weather.send_modify(|weather| {
+            weather.barred.insert((from, to));
         });
     }
 
@@ -91,6 +107,7 @@ impl Links {
                 return Ok(());
             }
         };
+        self.admitted((from, target)).await;
         self.passable((from, target)).await;
         let receiver = TcpStream::connect(inner).await?;
         receiver.set_nodelay(true)?;
@@ -115,6 +132,11 @@ impl Links {
             }
             to.write_all(&piece[..count]).await?;
         }
+    }
+
+    async fn admitted(&self, link: Link) {
+        // The sender lives in `self`.
+        let _ = self.weather.subscribe().wait_for(|weather| !weather.barred.contains(&link)).await;
     }
 
     /// Waits until the link is whole, and for as long as it takes.
