@@ -207,7 +207,10 @@ async fn a_deposed_leader_does_not_confirm_a_read_by_old_answers() {
             let path = format!("/v1/kv/{key}");
             let answer = http.send("PUT", cluster.addr(others[0]), &path, &[], "new").await;
             let answer = answer.map_err(|trouble| trouble.to_string())?;
-            answer.number("x-kvorum-revision").ok_or(format!("{}", answer.status))
+            match answer.status {
+                200 | 201 => Ok(answer.json()["revision"].as_i64().unwrap()),
+                status => Err(format!("{status}: {}", answer.text())),
+            }
         })
         .await;
         for other in &others {
