@@ -19,7 +19,10 @@ pub mod node;
 pub mod openraft_network;
 mod raft_types;
 pub mod service;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod store;
+mod tasks;
 pub mod telemetry;
 pub mod watch;
 

@@ -25,6 +25,7 @@ use crate::openraft_network::{Inbound, Network, Transport};
 use crate::service::{Service, ServiceOptions, ServiceParts};
 use crate::store::data_dir::{DataDir, DataDirError};
 use crate::store::{FatalHook, LogOptions, RocksLogStore, StateMachineStore};
+use crate::tasks::{self, Handle};
 
 /// How long a leader may take to find a successor before it stops.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -103,40 +104,9 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
         .build()?;
     let inside = runtime.enter();
 
-    let log_options = LogOptions { cache_bytes: config.log_cache_bytes, ..LogOptions::default() };
-    let log = RocksLogStore::open(&data.log(), log_options, fatal)?;
-    let engine = EngineOptions {
-        block_cache_bytes: config.block_cache_bytes,
-        write_buffer_bytes: config.write_buffer_bytes,
-    };
-    let store = StateMachineStore::open(&data, &engine, log.durable())?;
-
-    let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().to_owned());
-    let encoding = match config.peer_encoding {
-        PeerEncoding::Binary => Encoding::Binary,
-        PeerEncoding::Json => Encoding::Json,
-    };
-    let transport =
-        Transport::new(Arc::clone(&data), secret.as_deref(), encoding).map_err(StartError::Config)?;
-    let pace =
-        Pace { bytes_per_second: config.snapshot_rate_bytes_per_second.map_or(0, std::num::NonZero::get) };
-    let network = Network::new(transport.clone(), pace);
-    let raft_config = Arc::new(raft_config(config)?);
-    let raft = runtime
-        .block_on(Raft::new(config.id, raft_config, network, log.clone(), store.clone()))
-        .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
-
-    let parts = ServiceParts {
-        raft: raft.clone(),
-        log: log.clone(),
-        store: store.clone(),
-        data: Arc::clone(&data),
-        transport,
-        runtime: runtime.handle().clone(),
-    };
-    let options = service_options(config, advertise_addr, http_addr, grpc_addr, secret.clone());
-    let service = Service::start(parts, options);
-    let inbound = Inbound::new(raft.clone(), data, store.clone(), secret, runtime.handle().clone());
+    let addrs = Addrs { advertise: advertise_addr, http: http_addr, grpc: grpc_addr };
+    let core = start_core(config, data, addrs, fatal, tasks::handle_of(&runtime));
+    let Core { service, raft, log, store, inbound } = runtime.block_on(core)?;
 
     let etcd = etcd_api(config, &service);
     let traffic = Arc::clone(etcd.traffic());
@@ -164,6 +134,78 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     drop(inside);
     let runtime = OwnedRuntime(Some(runtime));
     Ok(Node { service, raft, log, store, inbound, http, peer, etcd, grpc, runtime })
+}
+
+/// Where a node can be reached.
+#[derive(Debug, Clone)]
+pub struct Addrs {
+    /// Where peers are told to call.
+    pub advertise: String,
+    /// Where clients are served.
+    pub http: SocketAddr,
+    /// Where etcd's clients are served, if they are.
+    pub grpc: Option<SocketAddr>,
+}
+
+/// A node without its listeners.
+pub struct Core {
+    /// The door to everything that the node does.
+    pub service: Service,
+    /// The Raft instance.
+    pub raft: Raft,
+    /// The log.
+    pub log: RocksLogStore,
+    /// The state.
+    pub store: StateMachineStore,
+    /// The receiving end of messages from peers.
+    pub inbound: Inbound,
+}
+
+/// Starts what of a node needs no listener; its tasks run on `runtime`.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start_core(
+    config: &Config,
+    data: Arc<DataDir>,
+    addrs: Addrs,
+    fatal: FatalHook,
+    runtime: Handle,
+) -> Result<Core, StartError> {
+    let log_options = LogOptions { cache_bytes: config.log_cache_bytes, ..LogOptions::default() };
+    let log = RocksLogStore::open(&data.log(), log_options, fatal)?;
+    let engine = EngineOptions {
+        block_cache_bytes: config.block_cache_bytes,
+        write_buffer_bytes: config.write_buffer_bytes,
+    };
+    let store = StateMachineStore::open(&data, &engine, log.durable())?;
+
+    let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().to_owned());
+    let encoding = match config.peer_encoding {
+        PeerEncoding::Binary => Encoding::Binary,
+        PeerEncoding::Json => Encoding::Json,
+    };
+    let transport =
+        Transport::new(Arc::clone(&data), secret.as_deref(), encoding).map_err(StartError::Config)?;
+    let pace =
+        Pace { bytes_per_second: config.snapshot_rate_bytes_per_second.map_or(0, std::num::NonZero::get) };
+    let network = Network::new(transport.clone(), pace);
+    let raft_config = Arc::new(raft_config(config)?);
+    let raft = Raft::new(config.id, raft_config, network, log.clone(), store.clone())
+        .await
+        .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
+
+    let parts = ServiceParts {
+        raft: raft.clone(),
+        log: log.clone(),
+        store: store.clone(),
+        data: Arc::clone(&data),
+        transport,
+        runtime: runtime.clone(),
+    };
+    let service = Service::start(parts, service_options(config, addrs, secret.clone()));
+    let inbound = Inbound::new(raft.clone(), data, store.clone(), secret, runtime);
+    Ok(Core { service, raft, log, store, inbound })
 }
 
 impl Node {
@@ -308,7 +350,8 @@ fn advertised(configured: &str, bound: SocketAddr) -> String {
 
 fn raft_config(config: &Config) -> Result<RaftConfig, StartError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let raft = RaftConfig {
+    #[cfg_attr(not(feature = "simulation"), expect(unused_mut, reason = "only a simulation spoils it"))]
+    let mut raft = RaftConfig {
         cluster_name: "kvorum".to_owned(),
         heartbeat_interval: millis(config.heartbeat_interval),
         election_timeout_min: millis(config.election_timeout_min),
@@ -325,16 +368,13 @@ fn raft_config(config: &Config) -> Result<RaftConfig, StartError> {
         quorum_loss_probe_interval: Some(millis(QUORUM_LOSS_PROBE)),
         ..RaftConfig::default()
     };
+    #[cfg(feature = "simulation")]
+    crate::simulation::world().spoil(&mut raft);
     raft.validate().map_err(|error| StartError::Config(error.to_string()))
 }
 
-fn service_options(
-    config: &Config,
-    advertise_addr: String,
-    http_addr: SocketAddr,
-    grpc_addr: Option<SocketAddr>,
-    cluster_secret: Option<String>,
-) -> ServiceOptions {
+fn service_options(config: &Config, addrs: Addrs, cluster_secret: Option<String>) -> ServiceOptions {
+    let Addrs { advertise, http, grpc } = addrs;
     ServiceOptions {
         limits: config.limits.clone(),
         request_timeout: config.limits.request_timeout,
@@ -342,9 +382,9 @@ fn service_options(
         max_waiting_writes: config.limits.max_inflight_requests,
         idempotency_ttl: config.idempotency_ttl,
         cluster_secret,
-        grpc_addr: grpc_addr.map(|bound| at_port(&advertise_addr, bound.port())),
-        advertise_addr,
-        http_addr,
+        grpc_addr: grpc.map(|bound| at_port(&advertise, bound.port())),
+        advertise_addr: advertise,
+        http_addr: http,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::handle::View;
@@ -12,6 +11,7 @@ use crate::command::Proposal;
 use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::{CallError, Purpose};
+use crate::tasks::Handle;
 
 /// No request is larger than what the leader should read and propose at once.
 const BOUNDS: Bounds = Bounds { enough: 64, writes: 512, bytes: 1 << 20 };

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use openraft::errors::ClientWriteError;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::consensus::leader_of;
@@ -12,6 +11,7 @@ use super::write_queue::{Bounds, Waiting, WriteQueue};
 use crate::command::Proposal;
 use crate::openraft_network::forward::ForwardError;
 use crate::{Raft, TypeConfig};
+use crate::tasks::Handle;
 
 /// While one batch is synced and replicated, the next one gathers: of those that the
 /// clients of this node and the other nodes send.

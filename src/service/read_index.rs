@@ -12,7 +12,6 @@ use std::time::Duration;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::forwarder::to_forward_error;
@@ -21,6 +20,7 @@ use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::Purpose;
 use crate::{NodeId, Raft};
+use crate::tasks::Handle;
 
 type Answer = Result<u64, ForwardError>;
 
