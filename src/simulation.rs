@@ -237,11 +237,6 @@ impl Handle {
     }
 }
 
-/// See [`Handle::current`]: there is one runtime for all.
-pub fn handle_of(_runtime: &tokio::runtime::Runtime) -> Handle {
-    Handle::current()
-}
-
 /// See [`Handle::spawn`].
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where

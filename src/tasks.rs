@@ -4,29 +4,24 @@
 //! a crash does, and to run without threads. Nothing else may start a task.
 
 #[cfg(feature = "simulation")]
-pub use crate::simulation::{Handle, Runtime, handle_of, rest, spawn, spawn_blocking, spawn_waiting};
+pub(crate) use crate::simulation::{Handle, Runtime, rest, spawn, spawn_blocking, spawn_waiting};
 #[cfg(not(feature = "simulation"))]
-pub use real::{Handle, Runtime, handle_of, rest, spawn, spawn_blocking, spawn_waiting};
+pub(crate) use real::{Handle, Runtime, rest, spawn, spawn_blocking, spawn_waiting};
 
 #[cfg(not(feature = "simulation"))]
 mod real {
     use std::future::Future;
     use std::time::Duration;
 
-    pub use openraft::TokioRuntime as Runtime;
-    pub use tokio::runtime::Handle;
-    pub use tokio::task::{spawn, spawn_blocking};
+    pub(crate) use openraft::TokioRuntime as Runtime;
+    pub(crate) use tokio::runtime::Handle;
+    pub(crate) use tokio::task::{spawn, spawn_blocking};
 
     use tokio::task::JoinHandle;
 
-    /// Starts tasks on `runtime`.
-    pub fn handle_of(runtime: &tokio::runtime::Runtime) -> Handle {
-        runtime.handle().clone()
-    }
-
     /// Runs work that blocks its thread now and waits for others now on a thread that may
     /// block.
-    pub fn spawn_waiting<T: Send + 'static>(
+    pub(crate) fn spawn_waiting<T: Send + 'static>(
         runtime: &Handle,
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
@@ -37,7 +32,7 @@ mod real {
     /// A pause of work that blocks its thread anyway. Needs no timer, which may be gone
     /// before that work is.
     #[expect(clippy::unused_async, reason = "it waits where there are no threads")]
-    pub async fn rest(pause: Duration) {
+    pub(crate) async fn rest(pause: Duration) {
         std::thread::sleep(pause);
     }
 }

@@ -28,7 +28,8 @@ struct Args {
 }
 
 fn parse() -> Option<Args> {
-    let mut args = Args { from: 1, jobs: 2, ..Args::default() };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut args = Args { from: 1, jobs: cores, ..Args::default() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -169,10 +170,14 @@ fn child(seed: u64, canary: Option<&str>) -> Result<Report, String> {
         command.args(["--canary", canary]);
     }
     let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-    let panicked = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last_words = String::from_utf8_lossy(&output.stderr).into_owned();
     match serde_json::from_slice::<Report>(&output.stdout) {
-        Ok(_) if panicked.contains("panicked") => Err(format!("it panicked: {panicked}")),
-        Ok(report) => Ok(report),
-        Err(error) => Err(format!("it ended with {} ({error}): {panicked}", output.status)),
+        Ok(mut report) => {
+            if !last_words.is_empty() && !report.problems.is_empty() {
+                report.problems.insert(0, last_words);
+            }
+            Ok(report)
+        }
+        Err(error) => Err(format!("it ended with {} ({error}): {last_words}", output.status)),
     }
 }

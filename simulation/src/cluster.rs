@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kvorum::NodeId;
 use kvorum::config::{Config, PeerEncoding};
-use kvorum::node::{Addrs, Core, start_core};
+use kvorum::replica::{Addrs, Replica, start_replica};
 use kvorum::service::Service;
 use kvorum::simulation::Scope;
 use kvorum::store::FatalHook;
@@ -29,7 +29,7 @@ const DROPPING: usize = 50;
 /// One life of a node.
 struct Life {
     scope: Scope,
-    core: Arc<Core>,
+    core: Arc<Replica>,
 }
 
 /// A node, running or not.
@@ -88,7 +88,7 @@ impl Cluster {
         Some((life.scope.clone(), life.core.service.clone()))
     }
 
-    pub(crate) fn core(&self, id: NodeId) -> Option<Arc<Core>> {
+    pub(crate) fn core(&self, id: NodeId) -> Option<Arc<Replica>> {
         let slots = self.slots.borrow();
         Some(Arc::clone(&slots.get(&id)?.life.as_ref()?.core))
     }
@@ -120,7 +120,7 @@ impl Cluster {
         let (hook, handle) = (fatal(&scope), scope.handle());
         let starting = scope.handle().spawn(async move {
             let data = DataDir::open(&config.data_dir, config.id).map_err(|error| error.to_string())?;
-            start_core(&config, Arc::new(data), addrs, hook, handle).await.map_err(|error| error.to_string())
+            start_replica(&config, Arc::new(data), addrs, hook, handle).await.map_err(|error| error.to_string())
         });
         match starting.await {
             Ok(Ok(core)) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvorum::NodeId;
@@ -25,6 +26,11 @@ use crate::{net, system, trace, world};
 
 /// How long a cluster without faults may take to come to rest.
 const REST: Duration = Duration::from_secs(120);
+
+/// How long a run may take, in real time.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// What came out of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -66,12 +72,28 @@ impl Drop for Folder {
 /// Runs a seed. One run in a process: it takes the process's clock and random numbers.
 pub(crate) fn run(seed: u64, canary: Option<Canary>) -> std::io::Result<Report> {
     let folder = Folder::new()?;
+    watch_over()?;
     system::begin(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     let mut plan = Plan::draw(seed, canary);
     let local = LocalSet::new();
     let report = local.block_on(&runtime, simulate(&mut plan, &folder.0));
     Ok(report)
+}
+
+/// Ends the process if the run does not end, and counts panics.
+fn watch_over() -> std::io::Result<()> {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        print(panic);
+    }));
+    std::thread::Builder::new().name("patience".to_owned()).spawn(|| {
+        std::thread::sleep(PATIENCE);
+        eprintln!("the run does not end");
+        std::process::exit(71);
+    })?;
+    Ok(())
 }
 
 async fn simulate(plan: &mut Plan, root: &Path) -> Report {
@@ -115,6 +137,10 @@ async fn simulate(plan: &mut Plan, root: &Path) -> Report {
     let mut problems = cluster.take_problems();
     if !history.final_states.is_empty() {
         problems.extend(check(&history));
+    }
+    let panics = PANICS.load(Ordering::Relaxed);
+    if panics > 0 {
+        problems.push(format!("there were {panics} panics"));
     }
     let report = sum_up(plan.seed, &history, problems);
     for node in cluster.all() {

@@ -79,7 +79,10 @@ impl World for Chance {
         trace::step(node, task);
         let (moment, steps) = self.stuck.get();
         self.stuck.set(if moment == now { (moment, steps + 1) } else { (now, 0) });
-        assert!(steps < LIVELOCK, "tasks wake each other for ever");
+        if steps >= LIVELOCK {
+            eprintln!("tasks of node {node} wake each other for ever at {now} ns");
+            std::process::exit(70);
+        }
         self.jitter > 0 && self.steps.borrow_mut().chance(self.jitter)
     }
 
