@@ -174,4 +174,3 @@ pub(crate) fn at_port(addr: &str, port: u16) -> String {
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
     format!("{host}:{port}")
 }
-

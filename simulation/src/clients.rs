@@ -55,7 +55,14 @@ pub(crate) struct Client {
 type Told = Result<(i64, bool, Vec<StepResult>), Error>;
 
 impl Client {
-    pub(crate) fn new(number: u32, cluster: Rc<Cluster>, book: Rc<Book>, dice: Dice, keys: usize, think_ms: usize) -> Self {
+    pub(crate) fn new(
+        number: u32,
+        cluster: Rc<Cluster>,
+        book: Rc<Book>,
+        dice: Dice,
+        keys: usize,
+        think_ms: usize,
+    ) -> Self {
         Self { number, cluster, book, dice, keys, think_ms, lease: None, seen: BTreeMap::new() }
     }
 
@@ -83,7 +90,8 @@ impl Client {
     fn draw(&mut self) -> Call {
         let key = self.key();
         let get = |key: &String| Step::Get { key: key.clone() };
-        let plain = |then: Vec<Step>, local: bool| Call::Txn { compares: vec![], then, otherwise: vec![], local };
+        let plain =
+            |then: Vec<Step>, local: bool| Call::Txn { compares: vec![], then, otherwise: vec![], local };
         match self.dice.below(100) {
             0..30 => plain(vec![self.put(key)], false),
             30..36 => plain(vec![Step::Delete { key }], false),

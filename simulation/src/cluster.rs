@@ -55,7 +55,12 @@ impl Cluster {
     pub(crate) fn new(plan: &Plan, root: &Path) -> Rc<Self> {
         let configs = (1..=plan.nodes()).map(|id| (id, config(plan, root, id))).collect::<BTreeMap<_, _>>();
         let slots = configs.keys().map(|id| (*id, Slot::default())).collect();
-        Rc::new(Self { root: root.to_owned(), configs, slots: RefCell::new(slots), problems: RefCell::default() })
+        Rc::new(Self {
+            root: root.to_owned(),
+            configs,
+            slots: RefCell::new(slots),
+            problems: RefCell::default(),
+        })
     }
 
     pub(crate) fn problem(&self, what: String) {
@@ -95,7 +100,9 @@ impl Cluster {
 
     /// The node that leads, as it says itself.
     pub(crate) fn leader(&self) -> Option<NodeId> {
-        self.running().into_iter().find(|id| self.service(*id).is_some_and(|(_, service)| service.is_leader()))
+        self.running()
+            .into_iter()
+            .find(|id| self.service(*id).is_some_and(|(_, service)| service.is_leader()))
     }
 
     /// Takes a node for oneself, running or not; false if somebody else has it.
@@ -115,12 +122,17 @@ impl Cluster {
         let Some(config) = self.configs.get(&id).cloned() else { return };
         trace::note(|| format!("{id} starts"));
         let scope = Scope::new(id);
-        let addrs =
-            Addrs { advertise: net::addr(id), http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), grpc: None };
+        let addrs = Addrs {
+            advertise: net::addr(id),
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            grpc: None,
+        };
         let (hook, handle) = (fatal(&scope), scope.handle());
         let starting = scope.handle().spawn(async move {
             let data = DataDir::open(&config.data_dir, config.id).map_err(|error| error.to_string())?;
-            start_replica(&config, Arc::new(data), addrs, hook, handle).await.map_err(|error| error.to_string())
+            start_replica(&config, Arc::new(data), addrs, hook, handle)
+                .await
+                .map_err(|error| error.to_string())
         });
         match starting.await {
             Ok(Ok(core)) => {
@@ -213,7 +225,8 @@ impl Cluster {
                         continue;
                     }
                     if !this.may_fail(id) {
-                        let why = stopped.map_or_else(|| "its log failed".to_owned(), |fatal| fatal.to_string());
+                        let why =
+                            stopped.map_or_else(|| "its log failed".to_owned(), |fatal| fatal.to_string());
                         this.problem(format!("node {id} stopped by itself: {why}"));
                     }
                     if this.hold(id) {

@@ -66,7 +66,8 @@ fn header<'a>(head: &'a Parts, name: &str) -> Option<&'a str> {
 }
 
 fn admit(inbound: &Inbound, head: &Parts) -> Result<Sender, Answered> {
-    let bearer = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let bearer =
+        head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let headers = Headers { cluster: header(head, HEADER_CLUSTER), to: header(head, HEADER_TO), bearer };
     inbound.admit(headers).map_err(|error| refusal(&error))
 }

@@ -195,8 +195,7 @@ async fn trouble(plan: &mut Plan, cluster: &Rc<Cluster>, book: &Rc<Book>, watche
     let mut tasks = Vec::new();
     for number in 1..=plan.clients {
         let dice = plan.dice.fork();
-        let client =
-            Client::new(number, Rc::clone(cluster), Rc::clone(book), dice, plan.keys, plan.think_ms);
+        let client = Client::new(number, Rc::clone(cluster), Rc::clone(book), dice, plan.keys, plan.think_ms);
         tasks.push(tokio::task::spawn_local(client.run(until)));
     }
     for _ in 0..plan.nemeses {
@@ -257,7 +256,9 @@ async fn rest(cluster: &Rc<Cluster>) -> Option<BTreeSet<NodeId>> {
         let is_there = |node: &NodeId| {
             cluster.core(*node).is_some_and(|core| core.store.applied_log_id().map(|id| id.index) == last)
         };
-        if members.iter().all(is_there) && leader.service.leases().await.is_ok_and(|(_, leases)| leases.is_empty()) {
+        if members.iter().all(is_there)
+            && leader.service.leases().await.is_ok_and(|(_, leases)| leases.is_empty())
+        {
             return Some(members);
         }
     }

@@ -64,7 +64,8 @@ impl Watcher {
         let (sender, mut receiver) = mpsc::channel(4);
         let reading = scope.handle().spawn(async move {
             let mut session: WatchSession = service.watch().session();
-            let request = WatchRequest { from: Some(from), progress: true, ..WatchRequest::of(KeyRange::all()) };
+            let request =
+                WatchRequest { from: Some(from), progress: true, ..WatchRequest::of(KeyRange::all()) };
             if session.create(request).is_err() {
                 return;
             }
@@ -85,7 +86,10 @@ impl Watcher {
         })
         .await;
         reading.abort();
-        self.note(WatchNote::Lost { at: system::now(), reason: "the watcher went on to another node".to_owned() });
+        self.note(WatchNote::Lost {
+            at: system::now(),
+            reason: "the watcher went on to another node".to_owned(),
+        });
     }
 
     /// Writes a message down; answers whether there may be more.

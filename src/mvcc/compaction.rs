@@ -7,7 +7,7 @@
 //! be removed begins with the oldest change that is still there.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -55,7 +55,7 @@ impl Reclaimer {
         #[cfg(not(feature = "simulation"))]
         let thread = {
             let work = Arc::clone(&progress);
-            let thread = thread::Builder::new()
+            let thread = std::thread::Builder::new()
                 .name("kvorum-reclaim".to_owned())
                 .spawn(move || work.run(&db))
                 .map_err(|error| StorageError::file("starting the thread", "kvorum-reclaim", &error))?;

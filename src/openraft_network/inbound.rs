@@ -23,8 +23,8 @@ use super::snapshot_receiver::{ReceiveError, Received, receive};
 use super::wire::{Encoding, FrameDecoder, Message, WireError, encode_frame};
 use crate::store::StateMachineStore;
 use crate::store::data_dir::{ClusterId, DataDir, DataDirError};
-use crate::{NodeId, Raft, TypeConfig, Vote};
 use crate::tasks::{self, Handle};
+use crate::{NodeId, Raft, TypeConfig, Vote};
 
 /// Answers that may wait to be sent on one stream.
 const STREAM_WINDOW: usize = 64;

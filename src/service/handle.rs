@@ -27,9 +27,9 @@ use crate::metrics::Figures;
 use crate::openraft_network::Transport;
 use crate::store::data_dir::DataDir;
 use crate::store::{RocksLogStore, StateMachineStore};
+use crate::tasks::Handle;
 use crate::watch::{WatchHub, WatchOptions};
 use crate::{NodeId, Raft, StoredMembership, TypeConfig, Vote};
-use crate::tasks::Handle;
 
 /// Longest idempotency token in bytes.
 const MAX_TOKEN_BYTES: usize = 256;

@@ -10,8 +10,8 @@ use super::consensus::leader_of;
 use super::write_queue::{Bounds, Waiting, WriteQueue};
 use crate::command::Proposal;
 use crate::openraft_network::forward::ForwardError;
-use crate::{Raft, TypeConfig};
 use crate::tasks::Handle;
+use crate::{Raft, TypeConfig};
 
 /// While one batch is synced and replicated, the next one gathers: of those that the
 /// clients of this node and the other nodes send.

@@ -19,8 +19,8 @@ use super::handle::{RequestCounters, View};
 use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::Purpose;
-use crate::{NodeId, Raft};
 use crate::tasks::Handle;
+use crate::{NodeId, Raft};
 
 type Answer = Result<u64, ForwardError>;
 

@@ -255,9 +255,7 @@ impl Shared {
             let bytes = shared.with_db(|db| db.read(start, end, budget, &mut entries))?;
             Ok((bytes, entries))
         };
-        tasks::spawn_blocking(read)
-            .await
-            .map_err(|error| refused("reading the log", error.to_string()))?
+        tasks::spawn_blocking(read).await.map_err(|error| refused("reading the log", error.to_string()))?
     }
 }
 

@@ -11,9 +11,7 @@ use parking_lot::Mutex;
 
 use crate::content::{Bytes, Change, Content, Family};
 use crate::disk::{self, Lasting, Open};
-use crate::options::{
-    ColumnFamilyDescriptor, FlushOptions, Options, ReadOptions, ReadTier, WriteOptions,
-};
+use crate::options::{ColumnFamilyDescriptor, FlushOptions, Options, ReadOptions, ReadTier, WriteOptions};
 use crate::properties::{ESTIMATE_NUM_KEYS, PropName};
 
 /// The file that says whose folder it is.
@@ -189,8 +187,7 @@ impl DB {
         families: impl IntoIterator<Item = ColumnFamilyDescriptor>,
         is_read_only: bool,
     ) -> Self {
-        let families: Vec<_> =
-            families.into_iter().map(|family| ColumnFamily(family.name.into())).collect();
+        let families: Vec<_> = families.into_iter().map(|family| ColumnFamily(family.name.into())).collect();
         for family in &families {
             lasting.flushed.0.entry(family.0.to_string()).or_insert_with(Family::new_sync);
         }
@@ -200,8 +197,7 @@ impl DB {
         }
         lasting.synced = 0;
         let memory = lasting.flushed.clone();
-        let open =
-            Open { dir: dir.to_owned(), memory, lasting, is_alive: true, fails: false, lies: false };
+        let open = Open { dir: dir.to_owned(), memory, lasting, is_alive: true, fails: false, lies: false };
         let open = disk::register(number, open);
         Self { number, families, open, is_read_only }
     }
@@ -210,11 +206,8 @@ impl DB {
     pub fn list_cf(_options: &Options, dir: impl AsRef<Path>) -> Result<Vec<String>, Error> {
         let dir = dir.as_ref();
         let text = fs::read_to_string(dir.join(CURRENT)).map_err(|error| Error::new(error.to_string()))?;
-        let content = if text == CHECKPOINT {
-            read_table(dir)?
-        } else {
-            disk::peek(parse(&text)?).unwrap_or_default()
-        };
+        let content =
+            if text == CHECKPOINT { read_table(dir)? } else { disk::peek(parse(&text)?).unwrap_or_default() };
         Ok(content.0.into_keys().collect())
     }
 
@@ -321,7 +314,8 @@ impl DB {
     ) -> Result<(), Error> {
         let (start, end) = (start.as_ref(), end.as_ref());
         let is_within = |key: &[u8]| start <= key && key <= end;
-        let keys: Vec<Bytes> = family_of(&self.content()?, cf).keys().filter(|key| is_within(key)).cloned().collect();
+        let keys: Vec<Bytes> =
+            family_of(&self.content()?, cf).keys().filter(|key| is_within(key)).cloned().collect();
         let files = disk::draw(keys.len() + 1);
         let Some(last) = keys.into_iter().take(files).last() else { return Ok(()) };
         let mut open = self.open.lock();
@@ -453,17 +447,23 @@ impl DBRawIterator<'_> {
         let upper = self.options.upper.as_deref();
         let from = match (from, lower) {
             (Bound::Unbounded, Some(lower)) => Bound::Included(lower),
-            (Bound::Included(key) | Bound::Excluded(key), Some(lower)) if key < lower => Bound::Included(lower),
+            (Bound::Included(key) | Bound::Excluded(key), Some(lower)) if key < lower => {
+                Bound::Included(lower)
+            }
             (from, _) => from,
         };
         let to = match (to, upper) {
             (Bound::Unbounded, Some(upper)) => Bound::Excluded(upper),
-            (Bound::Included(key) | Bound::Excluded(key), Some(upper)) if key >= upper => Bound::Excluded(upper),
+            (Bound::Included(key) | Bound::Excluded(key), Some(upper)) if key >= upper => {
+                Bound::Excluded(upper)
+            }
             (to, _) => to,
         };
         let is_empty = match (from, to) {
             (Bound::Included(from), Bound::Included(to)) => from > to,
-            (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => {
+                from >= to
+            }
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
         };
         self.at = match &self.family {
