@@ -138,7 +138,7 @@ impl Plan {
             jitter: *dice.pick(&[0, 0, 2, 20]),
             flushes: *dice.pick(&[0, 1, 10, 50]),
             sync_ms: *dice.pick(&[1, 5, 20]),
-            heartbeat: Duration::from_millis(*dice.pick(&[50, 100, 200])),
+            heartbeat: Duration::from_millis(*dice.pick(&[50, 75, 100])),
             request_timeout: Duration::from_millis(*dice.pick(&[1_000, 3_000, 5_000])),
             snapshot_entries: *dice.pick(&[10, 50, 200, 100_000]),
             keep_entries: *dice.pick(&[0, 5, 50, 1_000]),
