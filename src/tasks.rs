@@ -1,7 +1,8 @@
 //! How tasks are started, and on what: Tokio, directly.
 //!
 //! The one place that a simulation replaces: it has to end a node's tasks at once, as
-//! a crash does, and to run without threads. Nothing else may start a task.
+//! a crash does, and to run without threads. Whatever lies below the fronts must start
+//! its tasks here.
 
 #[cfg(feature = "simulation")]
 pub(crate) use crate::simulation::{Handle, Runtime, rest, spawn, spawn_blocking, spawn_waiting};
@@ -30,8 +31,7 @@ mod real {
     }
 
     /// A pause of work that blocks its thread anyway. Needs no timer, which may be gone
-    /// before that work is.
-    #[expect(clippy::unused_async, reason = "it waits where there are no threads")]
+    /// before that work is. It waits where there are no threads.
     pub(crate) async fn rest(pause: Duration) {
         std::thread::sleep(pause);
     }

@@ -69,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "what a run or many runs gave is what the program is asked for")]
 fn one(seed: u64, canary: Option<Canary>, shows: bool) -> ExitCode {
     if shows {
         trace::show();
@@ -99,6 +100,7 @@ struct Sum {
     failed: u64,
 }
 
+#[expect(clippy::print_stdout, reason = "what a run or many runs gave is what the program is asked for")]
 fn many(args: &Args, seeds: u64) -> ExitCode {
     let next = AtomicU64::new(0);
     let sum = Mutex::new(Sum::default());
@@ -136,6 +138,7 @@ fn many(args: &Args, seeds: u64) -> ExitCode {
 }
 
 /// Adds what came out of a run, and says so if that is bad.
+#[expect(clippy::print_stdout, reason = "what a run or many runs gave is what the program is asked for")]
 fn note(sum: &mut Sum, seed: u64, canary: Option<&str>, result: Result<Report, String>) {
     sum.runs += 1;
     let problem = match result {

@@ -193,9 +193,10 @@ impl Client {
 
 fn told(error: &Error) -> Outcome {
     let reason = error.to_string();
-    match error {
-        Error::Unknown { .. } | Error::AnswerLost { .. } => Outcome::Unknown { reason },
-        _ => Outcome::Failed { reason },
+    if matches!(error, Error::Unknown { .. } | Error::AnswerLost { .. }) {
+        Outcome::Unknown { reason }
+    } else {
+        Outcome::Failed { reason }
     }
 }
 

@@ -119,14 +119,14 @@ impl Nemesis {
                 links.push((*other, *one));
             }
         }
-        match fault {
-            Fault::OneWay => {
-                let outwards = self.dice.chance(50);
-                links.retain(|(from, _)| side.contains(from) == outwards);
-                net::cut(&links);
-            }
-            Fault::SlowLinks => net::slow(&links, self.dice.millis(5, 500)),
-            _ => net::cut(&links),
+        if fault == Fault::OneWay {
+            let outwards = self.dice.chance(50);
+            links.retain(|(from, _)| side.contains(from) == outwards);
+        }
+        if fault == Fault::SlowLinks {
+            net::slow(&links, self.dice.millis(5, 500));
+        } else {
+            net::cut(&links);
         }
         sleep(length).await;
         if fault == Fault::SlowLinks { net::quicken(&links) } else { net::mend(&links) }
@@ -139,15 +139,19 @@ impl Nemesis {
         let nodes = self.cluster.all();
         let (other, removes) = (*self.dice.pick(&nodes), self.dice.chance(50));
         let asking = scope.handle().spawn(async move {
-            let told = match fault {
-                Fault::Snapshot => service.build_snapshot().await.map(|_| ()),
-                Fault::Compact => service.compact(seen, false).await.map(|_| ()),
-                Fault::Transfer => service.transfer_leader(None).await.map(|_| ()),
-                _ if removes => service.remove_member(other, false).await,
-                _ => match service.add_learner(other, net::addr(other)).await {
+            let told = if fault == Fault::Snapshot {
+                service.build_snapshot().await.map(|_| ())
+            } else if fault == Fault::Compact {
+                service.compact(seen, false).await.map(|_| ())
+            } else if fault == Fault::Transfer {
+                service.transfer_leader(None).await.map(|_| ())
+            } else if removes {
+                service.remove_member(other, false).await
+            } else {
+                match service.add_learner(other, net::addr(other)).await {
                     Ok(()) => service.promote(other).await,
                     Err(error) => Err(error),
-                },
+                }
             };
             told.map_err(|error| error.to_string())
         });
