@@ -73,12 +73,11 @@ impl Client {
             sleep(pause).await;
             let nodes = self.cluster.all();
             let node = *self.dice.pick(&nodes);
-            match self.dice.below(100) {
-                0..6 => self.lease(node).await,
-                _ => {
-                    let call = self.draw();
-                    self.ask(node, call).await;
-                }
+            if self.dice.chance(6) {
+                self.lease(node).await;
+            } else {
+                let call = self.draw();
+                self.ask(node, call).await;
             }
         }
     }

@@ -181,17 +181,13 @@ impl Cluster {
             let _ = core.raft.shutdown().await;
             core.store.flush().and(core.log.close().await).map_err(|error| error.to_string())
         });
-        match tokio::time::timeout(Duration::from_secs(30), stopping).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) if !self.may_fail(id) => {
-                self.problem(format!("node {id} does not stop well: {error}"));
-            }
-            Ok(Ok(Err(_))) => {}
-            Ok(Err(error)) if !scope.is_over() => {
-                self.problem(format!("node {id} does not stop well: {error}"));
-            }
-            Ok(Err(_)) => {}
-            Err(_) => self.problem(format!("node {id} does not stop")),
+        let problem = match tokio::time::timeout(Duration::from_secs(30), stopping).await {
+            Ok(Ok(stopped)) => stopped.err().filter(|_| !self.may_fail(id)),
+            Ok(Err(error)) => Some(error.to_string()).filter(|_| !scope.is_over()),
+            Err(_) => Some("it takes too long".to_owned()),
+        };
+        if let Some(problem) = problem {
+            self.problem(format!("node {id} does not stop well: {problem}"));
         }
         self.crash(id, Crash::Process).await;
     }

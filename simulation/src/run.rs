@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvorum::NodeId;
+use kvorum::error::Error;
 use kvorum::keyspace::{KeyRange, RangeRequest};
 use kvorum::simulation::Scope;
 use kvorum_torture::history::{Call, History, NodeState, Outcome, Step, keys};
@@ -119,7 +120,7 @@ async fn simulate(plan: &mut Plan, root: &Path) -> Report {
             last_calls(plan, &cluster, &book).await;
         }
         match rest(&cluster).await {
-            Some(members) => history.final_states = states(&cluster, &members).await,
+            Some(members) => history.final_states = states(&cluster, &members),
             None => cluster.problem(format!("the cluster does not come to rest: {}", describe(&cluster))),
         }
         let last = history.final_states.first().map_or(0, |state| state.revision);
@@ -180,8 +181,7 @@ async fn found(plan: &Plan, cluster: &Rc<Cluster>) -> bool {
         let members = members.clone();
         let founding = scope.handle().spawn(async move { service.init(members).await });
         match timeout(Duration::from_secs(10), founding).await {
-            Ok(Ok(Ok(()))) => return true,
-            Ok(Ok(Err(kvorum::error::Error::Conflict { .. }))) => return true,
+            Ok(Ok(Ok(()) | Err(Error::Conflict { .. }))) => return true,
             told => trace::note(|| format!("founding: {told:?}")),
         }
         sleep(Duration::from_millis(200)).await;
@@ -279,7 +279,7 @@ async fn last_calls(plan: &mut Plan, cluster: &Rc<Cluster>, book: &Rc<Book>) {
 }
 
 /// The states of nodes that are at rest.
-async fn states(cluster: &Rc<Cluster>, members: &BTreeSet<NodeId>) -> Vec<NodeState> {
+fn states(cluster: &Rc<Cluster>, members: &BTreeSet<NodeId>) -> Vec<NodeState> {
     let mut states = Vec::new();
     for node in members {
         let Some(core) = cluster.core(*node) else { continue };

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kvorum::keyspace::KeyRange;
-use kvorum::watch::{WatchMessage, WatchRequest, WatchSession};
+use kvorum::watch::{CancelReason, WatchEvent, WatchMessage, WatchRequest, WatchSession};
 use kvorum_torture::dice::Dice;
 use kvorum_torture::history::{Event, WatchLog, WatchNote, Way};
 use tokio::sync::mpsc;
@@ -99,8 +99,8 @@ impl Watcher {
         match message {
             WatchMessage::Created { .. } => true,
             WatchMessage::Events { events, .. } => {
-                let last = events.last().map_or(0, |event| event.revision());
-                let event = |event: &kvorum::watch::WatchEvent| Event {
+                let last = events.last().map_or(0, WatchEvent::revision);
+                let event = |event: &WatchEvent| Event {
                     key: String::from_utf8_lossy(event.key()).into_owned(),
                     mod_revision: event.revision(),
                     record: event.record().map(record),
@@ -114,7 +114,7 @@ impl Watcher {
                 true
             }
             WatchMessage::Canceled { reason, .. } => {
-                if let kvorum::watch::CancelReason::Compacted { compacted } = reason {
+                if let CancelReason::Compacted { compacted } = reason {
                     self.note(WatchNote::Compacted { at, compact_revision: compacted });
                 }
                 false
