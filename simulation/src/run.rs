@@ -28,6 +28,8 @@ use crate::{net, system, trace, world};
 /// How long a cluster without faults may take to come to rest.
 const REST: Duration = Duration::from_secs(120);
 
+/// As much as a main thread has.
+const STACK_BYTES: usize = 8 << 20;
 /// How long a run may take, in real time.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -71,7 +73,16 @@ impl Drop for Folder {
 }
 
 /// Runs a seed. One run in a process: it takes the process's clock and random numbers.
+///
+/// On a thread of its own, which has drawn nothing yet: what the process did before does
+/// not matter.
 pub(crate) fn run(seed: u64, canary: Option<Canary>) -> std::io::Result<Report> {
+    let thread = std::thread::Builder::new().name("run".to_owned()).stack_size(STACK_BYTES);
+    let run = thread.spawn(move || run_here(seed, canary))?;
+    run.join().map_err(|_| std::io::Error::other("it panicked"))?
+}
+
+fn run_here(seed: u64, canary: Option<Canary>) -> std::io::Result<Report> {
     let folder = Folder::new()?;
     watch_over()?;
     system::begin(seed);

@@ -36,7 +36,8 @@ async fn propose(raft: Raft, proposals: Vec<Proposal>, mut waiting: Waiting, dea
             Ok(Some(Ok(Ok(response)))) => Ok(response.response),
             Ok(Some(Ok(Err(error)))) => Err(refusal(error)),
             Ok(Some(Err(fatal))) => Err(ForwardError::Unknown(fatal.to_string())),
-            Ok(None) => Err(ForwardError::Unknown("the leader is stopping".to_owned())),
+            // A stream that has ended must not be asked again.
+            Ok(None) => return waiting.fail(&ForwardError::Unknown("the leader is stopping".to_owned())),
             // Others may go on; these are not in the way of the next ones for ever.
             Err(_) => return waiting.fail(&ForwardError::Unknown(format!("no answer within {deadline:?}"))),
         };
