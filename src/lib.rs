@@ -10,20 +10,28 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod error;
+#[cfg(not(feature = "simulation"))]
 pub mod etcd_api;
 pub mod keyspace;
 pub mod metrics;
 pub mod mutants;
 pub mod mvcc;
+#[cfg(not(feature = "simulation"))]
 pub mod network;
+#[cfg(not(feature = "simulation"))]
 pub mod node;
 pub mod openraft_network;
 mod raft_types;
+pub mod replica;
 pub mod service;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod store;
+mod tasks;
 pub mod telemetry;
 pub mod watch;
 
+#[cfg(not(feature = "simulation"))]
 pub use node::{Node, start_node};
 pub use raft_types::{
     Entry, LogId, Member, Membership, NodeId, SnapshotMeta, StoredMembership, TypeConfig, Vote,

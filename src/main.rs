@@ -8,6 +8,7 @@ use kvorum::store::{exit_at_once, exit_on_failure};
 use kvorum::{Node, start_node, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -8,7 +8,7 @@ use std::fmt;
 use openraft::alias;
 use serde::{Deserialize, Serialize};
 
-use crate::command;
+use crate::{command, tasks};
 
 /// Identifies a node for good; never reused within a cluster.
 pub type NodeId = u64;
@@ -33,6 +33,7 @@ openraft::declare_raft_types!(
         R = command::Outcome,
         NodeId = NodeId,
         Node = Member,
+        AsyncRuntime = tasks::Runtime,
 );
 
 /// Term, leader and index of a log entry.

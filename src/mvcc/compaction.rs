@@ -7,7 +7,7 @@
 //! be removed begins with the oldest change that is still there.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -52,12 +52,21 @@ impl Reclaimer {
     pub(super) fn start(db: Arc<Db>, compacted: i64) -> Result<Self, StorageError> {
         let state = State { wanted: compacted, done: 0, stopping: false, failed: None };
         let progress = Arc::new(Progress { state: Mutex::new(state), changed: Condvar::new() });
-        let work = Arc::clone(&progress);
-        let thread = thread::Builder::new()
-            .name("kvorum-reclaim".to_owned())
-            .spawn(move || work.run(&db))
-            .map_err(|error| StorageError::file("starting the thread", "kvorum-reclaim", &error))?;
-        Ok(Self { progress, thread: Some(thread) })
+        #[cfg(not(feature = "simulation"))]
+        let thread = {
+            let work = Arc::clone(&progress);
+            let thread = std::thread::Builder::new()
+                .name("kvorum-reclaim".to_owned())
+                .spawn(move || work.run(&db))
+                .map_err(|error| StorageError::file("starting the thread", "kvorum-reclaim", &error))?;
+            Some(thread)
+        };
+        #[cfg(feature = "simulation")]
+        let thread = {
+            progress.start(Arc::downgrade(&db));
+            None
+        };
+        Ok(Self { progress, thread })
     }
 
     /// Asks for what revisions below `compacted` needed to be removed.
@@ -100,6 +109,7 @@ impl Drop for Reclaimer {
 }
 
 impl Progress {
+    #[cfg(not(feature = "simulation"))]
     fn run(&self, db: &Db) {
         loop {
             let wanted = {
@@ -112,23 +122,52 @@ impl Progress {
                 }
                 state.wanted
             };
-            let result = self.reclaim(db, wanted);
-            let mut state = self.state.lock();
-            match result {
-                Ok(true) => state.done = wanted,
-                Ok(false) => return,
-                Err(error) => {
-                    // The store is as right as before, only larger. If it was a write
-                    // that failed, the next one of the log stops the node.
-                    tracing::error!(%error, "compacted revisions can't be removed; this is tried again at the next start");
-                    state.failed = Some(error);
-                }
-            }
-            self.changed.notify_all();
-            if state.failed.is_some() {
+            if !self.turn(db, wanted) {
                 return;
             }
         }
+    }
+
+    /// The same as a task of a simulation, which has no threads: it looks now and then
+    /// whether there is work.
+    #[cfg(feature = "simulation")]
+    fn start(self: &Arc<Self>, db: std::sync::Weak<Db>) {
+        const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+        let this = Arc::clone(self);
+        crate::tasks::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let (wanted, is_idle) = {
+                    let state = this.state.lock();
+                    if state.stopping {
+                        return;
+                    }
+                    (state.wanted, state.done >= state.wanted)
+                };
+                let Some(db) = db.upgrade() else { return };
+                if !is_idle && !this.turn(&db, wanted) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Removes what is below `wanted`; answers whether to go on.
+    fn turn(&self, db: &Db, wanted: i64) -> bool {
+        let result = self.reclaim(db, wanted);
+        let mut state = self.state.lock();
+        match result {
+            Ok(true) => state.done = wanted,
+            Ok(false) => return false,
+            Err(error) => {
+                // The store is as right as before, only larger. If it was a write
+                // that failed, the next one of the log stops the node.
+                tracing::error!(%error, "compacted revisions can't be removed; this is tried again at the next start");
+                state.failed = Some(error);
+            }
+        }
+        self.changed.notify_all();
+        state.failed.is_none()
     }
 
     fn is_stopping(&self) -> bool {

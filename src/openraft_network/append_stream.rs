@@ -15,12 +15,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use openraft::errors::{NetworkError, RPCError, Timeout, Unreachable};
 use openraft::network::RPCTypes;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 
-use super::transport::{CallError, PeerBody, Purpose, Transport};
+use super::transport::{AnswerBody, CallError, PeerBody, Purpose, Transport};
 use super::wire::{BINARY_STREAM, Encoding, FrameDecoder, JSON_STREAM, encode_frame};
 use crate::{NodeId, TypeConfig};
 
@@ -80,7 +80,7 @@ where
 }
 
 struct Answers {
-    body: BodyStream<Incoming>,
+    body: BodyStream<AnswerBody>,
     decoder: FrameDecoder,
     sent: Arc<AtomicU64>,
     received: u64,

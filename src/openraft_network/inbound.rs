@@ -16,7 +16,6 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use subtle::ConstantTimeEq as _;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::plausible::{Implausible, check_append, check_snapshot, check_transfer, check_vote};
@@ -24,6 +23,7 @@ use super::snapshot_receiver::{ReceiveError, Received, receive};
 use super::wire::{Encoding, FrameDecoder, Message, WireError, encode_frame};
 use crate::store::StateMachineStore;
 use crate::store::data_dir::{ClusterId, DataDir, DataDirError};
+use crate::tasks::{self, Handle};
 use crate::{NodeId, Raft, TypeConfig, Vote};
 
 /// Answers that may wait to be sent on one stream.
@@ -295,10 +295,9 @@ impl Inbound {
         let (go_on, gone_on) = oneshot::channel();
         let snapshots = self.inner.store.snapshots_dir().to_owned();
         let name = self.inner.store.next_snapshot_name();
-        let receiving = self
-            .inner
-            .runtime
-            .spawn_blocking(move || receive(pieces, encoding, &snapshots, &name, announced, gone_on));
+        let receiving = tasks::spawn_waiting(&self.inner.runtime, async move {
+            receive(pieces, encoding, &snapshots, &name, announced, gone_on).await
+        });
         if let Ok(announced) = announcement.await {
             let mine: Vote = self.inner.raft.metrics().borrow_watched().vote;
             if mine > announced.vote {

@@ -12,6 +12,7 @@
 //! counted as a vote.
 
 pub mod append_stream;
+pub mod carrier;
 pub mod connection;
 pub mod factory;
 pub mod forward;

@@ -58,39 +58,28 @@ pub struct Announced {
 }
 
 /// Reads the stream's pieces from `pieces` until the end frame and writes the
-/// files into a new folder under `snapshots`.
+/// files into a new folder under `snapshots`. Blocks its thread while it writes.
 ///
 /// The announcement goes to `announced` first; when its receiver drops it
 /// without asking to go on (sends nothing on `go_on`), nothing is written.
 ///
 /// # Errors
 /// See [`ReceiveError`]; the folder is then removed.
-pub fn receive(
-    mut pieces: mpsc::Receiver<Bytes>,
+pub async fn receive(
+    pieces: mpsc::Receiver<Bytes>,
     encoding: Encoding,
     snapshots: &Path,
     name: &str,
     announced: oneshot::Sender<Announced>,
     go_on: oneshot::Receiver<()>,
 ) -> Result<Received, ReceiveError> {
-    let mut decoder = FrameDecoder::new(encoding);
-    let mut next_frame = || -> Result<SnapshotFrame, ReceiveError> {
-        loop {
-            if let Some(frame) = decoder.next_frame()? {
-                return Ok(frame);
-            }
-            match pieces.blocking_recv() {
-                Some(piece) => decoder.push(&piece),
-                None => return Err(invalid("it ends before its end frame")),
-            }
-        }
-    };
-    let begin = next_frame()?;
+    let mut frames = Frames { pieces, decoder: FrameDecoder::new(encoding) };
+    let begin = frames.next().await?;
     let mut total = Checksum::of(&begin);
     let SnapshotFrame::Begin { vote, meta, files } = begin else {
         return Err(invalid("it does not start with the begin frame"));
     };
-    if announced.send(Announced { vote }).is_err() || go_on.blocking_recv().is_err() {
+    if announced.send(Announced { vote }).is_err() || go_on.await.is_err() {
         return Err(invalid("it is not wanted any more"));
     }
     check_names(&files)?;
@@ -98,7 +87,7 @@ pub fn receive(
     for file in &files {
         let mut target = TargetFile::create(dir.path(), file)?;
         while target.missing > 0 {
-            let SnapshotFrame::Chunk { checksum, data } = next_frame()? else {
+            let SnapshotFrame::Chunk { checksum, data } = frames.next().await? else {
                 return Err(invalid("a file is shorter than announced"));
             };
             if XxHash3_64::oneshot(&data) != checksum {
@@ -109,7 +98,7 @@ pub fn receive(
         }
         target.finish()?;
     }
-    let SnapshotFrame::End { checksum } = next_frame()? else {
+    let SnapshotFrame::End { checksum } = frames.next().await? else {
         return Err(invalid("there is more than was announced"));
     };
     if checksum != total.value() {
@@ -123,6 +112,26 @@ pub fn receive(
         return Err(ReceiveError::Invalid(format!("it was announced as {meta:?} but holds {found:?}")));
     }
     Ok(Received { vote, meta, dir })
+}
+
+/// The frames of a stream.
+struct Frames {
+    pieces: mpsc::Receiver<Bytes>,
+    decoder: FrameDecoder,
+}
+
+impl Frames {
+    async fn next(&mut self) -> Result<SnapshotFrame, ReceiveError> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Ok(frame);
+            }
+            match self.pieces.recv().await {
+                Some(piece) => self.decoder.push(&piece),
+                None => return Err(invalid("it ends before its end frame")),
+            }
+        }
+    }
 }
 
 fn invalid(why: &str) -> ReceiveError {

@@ -28,6 +28,7 @@ use super::wire::{
     BINARY_STREAM, Encoding, JSON_STREAM, Message as _, SnapshotFile, SnapshotFrame, encode_frame,
 };
 use crate::store::snapshot::SnapshotDir;
+use crate::tasks::{self, Handle};
 use crate::{NodeId, SnapshotMeta, TypeConfig, Vote};
 
 /// Bytes of a file in one chunk.
@@ -87,7 +88,7 @@ pub async fn send(
         frames,
         progress: Arc::clone(&progress),
     };
-    let reader = tokio::task::spawn_blocking(move || job.run());
+    let reader = tasks::spawn_waiting(&Handle::current(), job.run());
     let body: PeerBody = StreamBody::new(ReceiverStream::new(receiver)).boxed_unsync();
     let content_type = match encoding {
         Encoding::Binary => BINARY_STREAM,
@@ -142,7 +143,7 @@ async fn give_up(
     }
 }
 
-/// Reads the files on a thread that may block.
+/// Reads the files, on a thread that may block.
 struct ReadJob {
     vote: Vote,
     meta: SnapshotMeta,
@@ -157,12 +158,12 @@ struct ReadJob {
 impl ReadJob {
     /// A failure ends the stream without its end frame, so that the peer can't take
     /// a part for the whole.
-    fn run(self) -> io::Result<()> {
+    async fn run(self) -> io::Result<()> {
         let files: Vec<_> =
             self.dir.files()?.into_iter().map(|(name, size)| SnapshotFile { name, size }).collect();
         let begin = SnapshotFrame::Begin { vote: self.vote, meta: self.meta.clone(), files: files.clone() };
         let mut total = Checksum::of(&begin);
-        if !self.send(&begin) {
+        if !self.send(&begin).await {
             return Ok(());
         }
         let started = Instant::now();
@@ -177,31 +178,30 @@ impl ReadJob {
                 sent += data.len() as u64;
                 let checksum = XxHash3_64::oneshot(&data);
                 total.add(checksum);
-                if !self.send(&SnapshotFrame::Chunk { checksum, data: data.into() }) {
+                if !self.send(&SnapshotFrame::Chunk { checksum, data: data.into() }).await {
                     return Ok(());
                 }
-                self.keep_pace(sent, started);
+                self.keep_pace(sent, started).await;
             }
         }
-        self.send(&SnapshotFrame::End { checksum: total.value() });
+        self.send(&SnapshotFrame::End { checksum: total.value() }).await;
         Ok(())
     }
 
-    fn keep_pace(&self, sent: u64, started: Instant) {
+    async fn keep_pace(&self, sent: u64, started: Instant) {
         loop {
             let pause = self.pace.pause(sent, started);
             if pause.is_zero() || self.frames.is_closed() {
                 return;
             }
-            std::thread::sleep(pause.min(NAP));
+            tasks::rest(pause.min(NAP)).await;
             self.progress.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Whether the exchange still wants frames.
-    fn send(&self, frame: &SnapshotFrame) -> bool {
-        let is_wanted =
-            self.frames.blocking_send(Ok(Frame::data(encode_frame(frame, self.encoding)))).is_ok();
+    async fn send(&self, frame: &SnapshotFrame) -> bool {
+        let is_wanted = self.frames.send(Ok(Frame::data(encode_frame(frame, self.encoding)))).await.is_ok();
         self.progress.fetch_add(1, Ordering::Relaxed);
         is_wanted
     }

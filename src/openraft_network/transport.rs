@@ -10,23 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 
+pub use super::carrier::AnswerBody;
+use super::carrier::Carrier;
 use super::wire::{BINARY, Encoding, HEADER_CLUSTER, HEADER_FROM, HEADER_TO, JSON, MAX_FRAME_BYTES};
 use crate::NodeId;
 use crate::store::data_dir::DataDir;
-
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Shorter than a server's keep-alive, so that an idle connection is dropped
-/// here before it is closed there.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request body: one piece or a stream.
 pub type PeerBody = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -105,10 +97,7 @@ struct Inner {
     data: Arc<DataDir>,
     authorization: Option<HeaderValue>,
     encoding: Encoding,
-    append: Client<HttpConnector, PeerBody>,
-    heartbeat: Client<HttpConnector, PeerBody>,
-    snapshot: Client<HttpConnector, PeerBody>,
-    forward: Client<HttpConnector, PeerBody>,
+    carrier: Carrier,
     /// Peers that could not be reached when last tried.
     down: Mutex<BTreeSet<NodeId>>,
 }
@@ -133,10 +122,7 @@ impl Transport {
                 data,
                 authorization,
                 encoding,
-                append: new_client(),
-                heartbeat: new_client(),
-                snapshot: new_client(),
-                forward: new_client(),
+                carrier: Carrier::new(),
                 down: Mutex::default(),
             }),
         })
@@ -164,7 +150,7 @@ impl Transport {
         path: &str,
         content_type: &'static str,
         body: PeerBody,
-    ) -> Result<Response<Incoming>, CallError> {
+    ) -> Result<Response<AnswerBody>, CallError> {
         let inner = &self.inner;
         let broken = |reason: String| CallError::Broken { target, addr: addr.to_owned(), reason };
         let mut request = Request::builder()
@@ -182,19 +168,12 @@ impl Transport {
             request = request.header(AUTHORIZATION, authorization);
         }
         let request = request.body(body).map_err(|error| broken(error.to_string()))?;
-        let client = match purpose {
-            Purpose::Append => &inner.append,
-            Purpose::Heartbeat => &inner.heartbeat,
-            Purpose::Snapshot => &inner.snapshot,
-            Purpose::Forward => &inner.forward,
-        };
-        let response = client.request(request).await.map_err(|error| {
-            if error.is_connect() {
-                let reason = root_cause(&error);
-                self.note_reachable(target, addr, Err(&reason));
-                CallError::Unreachable { target, addr: addr.to_owned(), reason }
+        let response = inner.carrier.send(purpose, request).await.map_err(|lost| {
+            if lost.is_unseen {
+                self.note_reachable(target, addr, Err(&lost.reason));
+                CallError::Unreachable { target, addr: addr.to_owned(), reason: lost.reason }
             } else {
-                broken(root_cause(&error))
+                broken(lost.reason)
             }
         })?;
         self.note_reachable(target, addr, Ok(()));
@@ -287,24 +266,4 @@ pub fn content_type(encoding: Encoding) -> &'static str {
         Encoding::Binary => BINARY,
         Encoding::Json => JSON,
     }
-}
-
-fn new_client() -> Client<HttpConnector, PeerBody> {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    connector.set_keepalive(Some(Duration::from_secs(10)));
-    Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_timer(TokioTimer::new())
-        .build(connector)
-}
-
-/// The innermost reason of an error chain, which is what an operator can act on.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -170,7 +170,11 @@ impl Service {
             };
             // Nothing to gain from waiting once the view has changed.
             let pause = Instant::now() + RETRY_PAUSE;
-            let _ = tokio::time::timeout_at(pause.min(deadline), view.changed()).await;
+            if let Ok(Err(_)) = tokio::time::timeout_at(pause.min(deadline), view.changed()).await {
+                // Raft has stopped: there will be no other view to wait for.
+                let reason = "the node is stopping".to_owned();
+                return Err(Error::Unavailable { reason, retry_after: RETRY_AFTER });
+            }
             // An attempt that begins too late to be answered could only turn
             // "not carried out" into "unknown".
             if Instant::now() >= deadline {

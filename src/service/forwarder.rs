@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::handle::View;
@@ -15,6 +14,7 @@ use crate::command::Proposal;
 use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::{CallError, Purpose};
+use crate::tasks::{Handle, spawn};
 
 /// No request is larger than what the leader should read and propose at once.
 const BOUNDS: Bounds = Bounds { enough: 64, writes: 512, bytes: 1 << 20 };
@@ -51,7 +51,7 @@ async fn send(
     };
     match answer {
         // Apart, since the next batch need not wait for this node to catch up.
-        Ok(answer) => drop(tokio::spawn(answer_once_applied(answer, waiting, applied, deadline))),
+        Ok(answer) => drop(spawn(answer_once_applied(answer, waiting, applied, deadline))),
         Err(error) => waiting.fail(&error),
     }
 }

@@ -11,7 +11,6 @@ use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
 use subtle::ConstantTimeEq as _;
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::lease::RenewByConsensus;
@@ -28,6 +27,7 @@ use crate::metrics::Figures;
 use crate::openraft_network::Transport;
 use crate::store::data_dir::DataDir;
 use crate::store::{RocksLogStore, StateMachineStore};
+use crate::tasks::Handle;
 use crate::watch::{WatchHub, WatchOptions};
 use crate::{NodeId, Raft, StoredMembership, TypeConfig, Vote};
 

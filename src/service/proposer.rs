@@ -5,13 +5,13 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _};
 use openraft::errors::{ClientWriteError, Fatal};
 use openraft::raft::WriteResult;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::consensus::leader_of;
 use super::write_queue::{Bounds, Waiting, WriteQueue};
 use crate::command::Proposal;
 use crate::openraft_network::forward::ForwardError;
+use crate::tasks::Handle;
 use crate::{Raft, TypeConfig};
 
 /// While one batch is synced and replicated, the next one gathers: of those that the

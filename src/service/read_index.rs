@@ -13,7 +13,6 @@ use openraft::LinearizerOption;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::forwarder::to_forward_error;
@@ -22,6 +21,7 @@ use super::leadership::{self, Unconfirmed};
 use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::Purpose;
+use crate::tasks::Handle;
 use crate::{NodeId, Raft};
 
 type Answer = Result<u64, ForwardError>;

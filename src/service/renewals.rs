@@ -7,7 +7,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use super::lease::LeaseRenewed;
 use crate::NodeId;
 use crate::error::Error;
+use crate::tasks::Handle;
 
 /// Keep-alives that may wait; beyond that they are refused.
 const QUEUE: usize = 16_384;

@@ -12,12 +12,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::command::{Outcome, Proposal};
 use crate::openraft_network::forward::ForwardError;
+use crate::tasks::{self, Handle};
 
 /// Writes that may wait to be sent; beyond that the caller waits.
 const QUEUE: usize = 4096;
@@ -164,7 +164,7 @@ where
         }
         last_began = Instant::now();
         let carried = carry(proposals, Waiting(answers.into_iter()));
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             carried.await;
             drop((turn, place));
         });

@@ -46,6 +46,7 @@ pub(super) struct Found {
 
 /// Writes that become durable together or not at all.
 #[derive(Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct LogBatch {
     writes: WriteBatch,
     scratch: Vec<u8>,

@@ -33,6 +33,7 @@ use super::log_metrics::{Counters, LogMetrics};
 use super::log_writer::{NoProbe, Op, Probe, Request, WriterThread};
 use crate::TypeConfig;
 use crate::error::StorageError;
+use crate::tasks;
 
 /// How many requests may wait for the writer. Each is small but for its entries,
 /// whose bytes [`LogOptions::queue_bytes`] bounds.
@@ -255,9 +256,7 @@ impl Shared {
             let bytes = shared.with_db(|db| db.read(start, end, budget, &mut entries))?;
             Ok((bytes, entries))
         };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| refused("reading the log", error.to_string()))?
+        tasks::spawn_blocking(read).await.map_err(|error| refused("reading the log", error.to_string()))?
     }
 }
 

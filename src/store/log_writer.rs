@@ -96,16 +96,27 @@ impl WriterThread {
         let (running, ended) = watch::channel(());
         // Here and not in the thread, which may begin after the first requests.
         let writer = Writer::new(Arc::clone(&shared), probe);
+        let guard = PanicIsFatal(shared);
+        #[cfg(not(feature = "simulation"))]
         let handle = thread::Builder::new()
             .name("kvorum-log".to_owned())
             .spawn(move || {
-                let guard = PanicIsFatal(shared);
                 writer.run(queue);
                 drop(guard);
                 drop(running);
             })
+            .map(Some)
             .map_err(|error| StorageError::file("starting the thread", "kvorum-log", &error))?;
-        Ok(Self { handle: Some(handle), ended })
+        #[cfg(feature = "simulation")]
+        let handle = {
+            crate::tasks::spawn(async move {
+                writer.run(queue).await;
+                drop(guard);
+                drop(running);
+            });
+            None
+        };
+        Ok(Self { handle, ended })
     }
 
     /// Waits until the thread has ended.
@@ -171,6 +182,16 @@ struct Outcome {
     bytes: usize,
 }
 
+/// A batch that is to be written.
+struct Prepared {
+    batch: LogBatch,
+    outcome: Outcome,
+    /// The last request, and where the log ends after it.
+    end: Option<(u64, Option<LogId>)>,
+    /// Whether the batch holds all that was asked for.
+    filled: Result<(), StorageError>,
+}
+
 struct Writer<P> {
     shared: Arc<Shared>,
     probe: P,
@@ -191,27 +212,58 @@ impl<P: Probe> Writer<P> {
         Self { shared, probe, committed, purged, dropped: 0 }
     }
 
+    #[cfg(not(feature = "simulation"))]
     fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut closing = false;
         while let Some(first) = queue.blocking_recv() {
-            let mut bytes = first.op.bytes();
-            let mut requests = vec![first];
-            while bytes < BATCH_BYTES {
-                let Ok(next) = queue.try_recv() else { break };
-                bytes += next.op.bytes();
-                requests.push(next);
-            }
-            if requests.iter().any(|request| matches!(request.op, Op::Close)) {
-                // What is in the queue by now is still written.
-                queue.close();
-                closing = true;
-            }
-            self.write(requests);
+            let requests = Self::take(first, &mut queue, &mut closing);
+            let prepared = self.prepare(requests);
+            self.write(prepared);
         }
         self.finish();
         if closing {
             self.shared.drop_db();
         }
+    }
+
+    /// The same as a task of a simulation, whose disk takes its time for a sync: what is
+    /// being synced meanwhile may or may not survive a crash.
+    #[cfg(feature = "simulation")]
+    async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        let mut closing = false;
+        while let Some(first) = queue.recv().await {
+            let requests = Self::take(first, &mut queue, &mut closing);
+            let prepared = self.prepare(requests);
+            if prepared.outcome.sync && self.shared.check_poison().is_ok() {
+                let in_flight = prepared.batch.clone();
+                let written = self.shared.with_db(|db| db.write(in_flight, false));
+                drop(written);
+                let took = crate::simulation::world().sync_time(crate::simulation::current_node());
+                tokio::time::sleep(took).await;
+            }
+            self.write(prepared);
+        }
+        self.finish();
+        if closing {
+            self.shared.drop_db();
+        }
+    }
+
+    /// What waits, as far as one batch takes it.
+    fn take(first: Request, queue: &mut mpsc::Receiver<Request>, closing: &mut bool) -> Vec<Request> {
+        let mut bytes = first.op.bytes();
+        let mut requests = vec![first];
+        while bytes < BATCH_BYTES {
+            let Ok(next) = queue.try_recv() else { break };
+            bytes += next.op.bytes();
+            requests.push(next);
+        }
+        if requests.iter().any(|request| matches!(request.op, Op::Close)) {
+            // What is in the queue by now is still written.
+            queue.close();
+            *closing = true;
+        }
+        requests
     }
 
     /// Writes the committed log id when no request is left to carry it.
@@ -230,19 +282,25 @@ impl<P: Probe> Writer<P> {
         self.conclude(result, outcome, None);
     }
 
-    fn write(&mut self, requests: Vec<Request>) {
+    fn prepare(&self, requests: Vec<Request>) -> Prepared {
         let end = requests.last().map(|request| (request.seq, request.last));
         let committed = requests.last().and_then(|request| request.committed);
         let mut outcome = Outcome::default();
-        let shared = Arc::clone(&self.shared);
-        let result = shared.with_db(|db| {
-            let mut batch = LogBatch::default();
+        let mut batch = LogBatch::default();
+        let filled = self.shared.with_db(|db| {
             for request in requests {
                 Self::add(db, &mut batch, &mut outcome, request.op);
             }
             self.add_committed(db, &mut batch, &mut outcome, end.and_then(|(_, last)| last), committed);
-            self.commit(db, batch, &outcome)
+            Ok(())
         });
+        Prepared { batch, outcome, end, filled }
+    }
+
+    fn write(&mut self, prepared: Prepared) {
+        let Prepared { batch, outcome, end, filled } = prepared;
+        let shared = Arc::clone(&self.shared);
+        let result = filled.and_then(|()| shared.with_db(|db| self.commit(db, batch, &outcome)));
         self.conclude(result, outcome, end);
     }
 

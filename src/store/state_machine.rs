@@ -40,6 +40,7 @@ use crate::engine::EngineOptions;
 use crate::error::StorageError;
 use crate::mutants::Mutant;
 use crate::mvcc::{Store, WriteSession};
+use crate::tasks;
 use crate::{LogId, NodeId, SnapshotMeta, StoredMembership, TypeConfig};
 
 const APPLIED: &str = "applied";
@@ -607,7 +608,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachineStore {
         let started = std::time::Instant::now();
         let this = self.clone();
         let (meta, snapshot) =
-            tokio::task::spawn_blocking(move || this.build_snapshot()).await.map_err(io::Error::other)??;
+            tasks::spawn_blocking(move || this.build_snapshot()).await.map_err(io::Error::other)??;
         let elapsed: Duration = started.elapsed();
         tracing::info!(log_id = ?meta.last_log_id, ?elapsed, snapshot = snapshot.id(), "built a snapshot");
         Ok(openraft::storage::Snapshot { meta, snapshot })

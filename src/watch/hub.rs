@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -22,6 +21,7 @@ use crate::mutants::Mutant;
 use crate::mvcc::{OLDEST_REVISION, ReadError, RevisionEvents};
 use crate::store::Since;
 use crate::store::recent::retained_bytes;
+use crate::tasks::{self, Handle};
 
 /// Most revisions that dispatch takes from memory at once.
 const DISPATCH_REVISIONS: usize = 128;
@@ -496,7 +496,7 @@ pub(super) async fn past(
     changes: usize,
 ) -> Result<Vec<Arc<RevisionEvents>>, ReadError> {
     let hub = Arc::clone(hub);
-    let read = tokio::task::spawn_blocking(move || hub.past(from, changes)).await;
+    let read = tasks::spawn_blocking(move || hub.past(from, changes)).await;
     read.unwrap_or_else(|error| {
         let (action, reason) = ("reading past changes", error.to_string());
         Err(ReadError::Storage(StorageError::Database { action, reason }))

@@ -156,7 +156,9 @@ async fn carry_out(command: Command) -> Result<bool, Trouble> {
         Command::Check { folder } => check(&folder).await,
         Command::Mutants(args) => hunt(&args).await,
         Command::Faults => {
-            Fault::ALL.iter().for_each(|fault| say(fault.name()));
+            for fault in Fault::ALL {
+                say(fault.name());
+            }
             Ok(true)
         }
     }
@@ -183,7 +185,7 @@ fn warn(text: &str) {
 }
 
 async fn run_all(args: &RunArgs) -> Result<bool, Trouble> {
-    let mut seed = args.seed.map_or_else(random_seed, Ok)?;
+    let mut seed = args.seed.unwrap_or_else(random_seed);
     let mut all_passed = true;
     for _ in 0..args.runs {
         let ran = one(&args.common, seed, None).await?;
@@ -202,8 +204,8 @@ async fn check(folder: &std::path::Path) -> Result<bool, Trouble> {
 
 /// Lets each planted bug loose until it is caught.
 async fn hunt(args: &MutantArgs) -> Result<bool, Trouble> {
-    let mut table =
-        String::from("| planted bug | caught | minutes | runs | by |\n| --- | --- | --- | --- | --- |\n");
+    let heads = ["| planted bug | caught | minutes | runs | by |", "| --- | --- | --- | --- | --- |"];
+    let mut rows: Vec<_> = heads.map(str::to_owned).into();
     let mut all_caught = true;
     for mutant in &args.only {
         let known = MUTANTS.iter().find(|(name, _)| name == mutant);
@@ -216,7 +218,7 @@ async fn hunt(args: &MutantArgs) -> Result<bool, Trouble> {
         let (mut runs, mut by) = (0, None);
         while by.is_none() && begun.elapsed() < Duration::from_secs(60 * args.minutes) {
             runs += 1;
-            let ran = one(&common, random_seed()?, Some(mutant)).await?;
+            let ran = one(&common, random_seed(), Some(mutant)).await?;
             by = ran.verdict.problems.first().map(|problem| problem.check.clone());
             show(&ran);
             if let Some(path) = &args.ledger {
@@ -227,10 +229,10 @@ async fn hunt(args: &MutantArgs) -> Result<bool, Trouble> {
         let minutes = begun.elapsed().as_secs_f64() / 60.0;
         let caught = if by.is_some() { "yes" } else { "**no**" };
         let by = by.unwrap_or_else(|| "–".to_owned());
-        table += &format!("| {mutant} | {caught} | {minutes:.1} | {runs} | {by} |\n");
         warn(&format!("{mutant}: caught: {caught}, after {minutes:.1} minutes and {runs} runs, by {by}"));
+        rows.push(format!("| {mutant} | {caught} | {minutes:.1} | {runs} | {by} |"));
     }
-    say(&table);
+    say(&rows.join("\n"));
     Ok(all_caught)
 }
 
@@ -324,11 +326,11 @@ fn show(ran: &Ran) -> bool {
     ran.verdict.problems.is_empty()
 }
 
-fn random_seed() -> Result<u64, Trouble> {
+fn random_seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     // The keys of the standard library's hashes come from the system's randomness.
     let seed = std::hash::RandomState::new().build_hasher().finish();
-    Ok(seed % SEEDS)
+    seed % SEEDS
 }
 
 /// The date and time of day, of Greenwich.

@@ -100,7 +100,7 @@ fn job(encoding: Encoding, frames: mpsc::Sender<Result<Frame<Bytes>, io::Error>>
 fn sent(encoding: Encoding) -> Vec<Bytes> {
     let (frames, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
     let job = job(encoding, frames);
-    let reader = std::thread::Builder::new().spawn(move || job.run()).unwrap();
+    let reader = std::thread::Builder::new().spawn(move || block_on(job.run())).unwrap();
     let mut sent = Vec::new();
     while let Some(frame) = receiver.blocking_recv() {
         sent.push(frame.unwrap().into_data().unwrap());
@@ -130,7 +130,7 @@ fn received(pieces: Vec<Bytes>, encoding: Encoding, snapshots: &Path) -> Result<
             }
         })
         .unwrap();
-    let result = receive(receiver, encoding, snapshots, "sample", announced, gone_on);
+    let result = block_on(receive(receiver, encoding, snapshots, "sample", announced, gone_on));
     feeder.join().unwrap();
     answerer.join().unwrap();
     result
@@ -406,7 +406,7 @@ fn nothing_is_written_until_someone_wants_it() {
         let (go_on, gone_on) = oneshot::channel();
         let path = snapshots.path().to_owned();
         let receiving = std::thread::Builder::new()
-            .spawn(move || receive(receiver, Encoding::Binary, &path, "sample", announced, gone_on))
+            .spawn(move || block_on(receive(receiver, Encoding::Binary, &path, "sample", announced, gone_on)))
             .unwrap();
         assert_eq!(announcement.blocking_recv().unwrap().vote, vote());
         std::thread::sleep(Duration::from_millis(30));
@@ -467,7 +467,7 @@ fn the_sender_reads_only_a_few_chunks_ahead_and_stops_with_its_listener() {
     let (frames, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
     let job = job(Encoding::Binary, frames);
     let progress = Arc::clone(&job.progress);
-    let reader = std::thread::Builder::new().spawn(move || job.run()).unwrap();
+    let reader = std::thread::Builder::new().spawn(move || block_on(job.run())).unwrap();
     for taken in 0..3 {
         std::thread::sleep(Duration::from_millis(50));
         let ahead = progress.load(Ordering::Relaxed) - taken;
@@ -488,7 +488,7 @@ fn a_file_that_can_t_be_read_ends_the_stream_without_its_end() {
     }
     let (frames, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
     let job = ReadJob { dir: dir.clone(), ..job(Encoding::Binary, frames) };
-    let reader = std::thread::Builder::new().spawn(move || job.run()).unwrap();
+    let reader = std::thread::Builder::new().spawn(move || block_on(job.run())).unwrap();
     let mut pieces = vec![receiver.blocking_recv().unwrap().unwrap().into_data().unwrap()];
     // The last of the files goes while the first are under way.
     let (last, _) = dir.files().unwrap().pop().unwrap();
@@ -514,7 +514,7 @@ fn the_pace_is_kept_and_none_is_no_pause() {
 fn a_slow_pace_does_not_outlive_its_listener() {
     let (frames, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
     let job = ReadJob { pace: Pace { bytes_per_second: 1 }, ..job(Encoding::Binary, frames) };
-    let reader = std::thread::Builder::new().spawn(move || job.run()).unwrap();
+    let reader = std::thread::Builder::new().spawn(move || block_on(job.run())).unwrap();
     // The announcement and the first chunk; the second is due in days.
     receiver.blocking_recv().unwrap().unwrap();
     receiver.blocking_recv().unwrap().unwrap();
