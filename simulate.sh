@@ -3,10 +3,18 @@
 #
 #   ./simulate.sh --seeds N [--from S]   N seeds on all cores
 #   ./simulate.sh --seed S --show        one seed, with what happens in it
+#   ./simulate.sh build                  only what takes long
 #
 # What is simulated and what is real: simulation/src/main.rs.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/simulation"
-cargo build --release --locked --quiet
-exec "${CARGO_TARGET_DIR:-target}/release/kvorum-simulation" "$@"
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
+
+# A workspace of its own, with other features and another RocksDB: it shares nothing with
+# the server's artefacts, and must not be in the way of whoever builds them.
+CARGO_TARGET_DIR=${KVORUM_SIMULATION_TARGET_DIR:-$CACHE_DIR/simulation}
+require_cargo
+(cd "$ROOT/simulation" && cargo build --release --locked --quiet) >&2
+if [[ ${1:-} == build ]]; then exit; fi
+exec "$CARGO_TARGET_DIR/release/kvorum-simulation" "$@"

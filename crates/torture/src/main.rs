@@ -1,6 +1,6 @@
 //! The `kvorum-torture` program: its command line, and nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,9 @@ enum Command {
     Check {
         /// The folder of the run
         folder: PathBuf,
+        /// Add a line for it to this ledger
+        #[arg(long)]
+        ledger: Option<PathBuf>,
     },
     /// Show that builds with a planted bug are caught
     Mutants(MutantArgs),
@@ -153,7 +156,7 @@ async fn main() -> ExitCode {
 async fn carry_out(command: Command) -> Result<bool, Trouble> {
     match command {
         Command::Run(args) => run_all(&args).await,
-        Command::Check { folder } => check(&folder).await,
+        Command::Check { folder, ledger } => check(&folder, ledger.as_deref()).await,
         Command::Mutants(args) => hunt(&args).await,
         Command::Faults => {
             for fault in Fault::ALL {
@@ -198,8 +201,13 @@ async fn run_all(args: &RunArgs) -> Result<bool, Trouble> {
     Ok(all_passed)
 }
 
-async fn check(folder: &std::path::Path) -> Result<bool, Trouble> {
-    Ok(show(&judge(folder).await?))
+async fn check(folder: &Path, ledger: Option<&Path>) -> Result<bool, Trouble> {
+    let ran = judge(folder).await?;
+    let passed = show(&ran);
+    if let Some(path) = ledger {
+        ledger::append(path, ran.entry)?;
+    }
+    Ok(passed)
 }
 
 /// Lets each planted bug loose until it is caught.
