@@ -1,0 +1,455 @@
+//! Logs that the database wrote, damaged on purpose or torn as power loss tears
+//! them.
+//!
+//! The tests know where each fragment is by their own arithmetic, not from the
+//! code under test. The limit is tested too: damage within the very last batch is
+//! what power loss leaves, so it is accepted and the batch is gone.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use openraft::vote::RaftLeaderId as _;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::log_codec::{Entry, LeaderId, LogId, Payload};
+use super::super::log_db::{LogBatch, LogDb};
+use super::*;
+use crate::command::Proposal;
+
+const BUFFER: usize = 64 * 1024;
+
+/// Where a batch is: the file, and where each fragment begins and ends.
+#[derive(Debug, Clone)]
+struct Place {
+    file: PathBuf,
+    fragments: Vec<(usize, usize)>,
+}
+
+impl Place {
+    fn start(&self) -> usize {
+        self.fragments[0].0
+    }
+
+    fn end(&self) -> usize {
+        self.fragments[self.fragments.len() - 1].1
+    }
+
+    fn bytes(&self) -> usize {
+        self.fragments.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Where byte number `at` of its fragments is in the file.
+    fn position(&self, mut at: usize) -> usize {
+        for (start, end) in &self.fragments {
+            if at < end - start {
+                return start + at;
+            }
+            at -= end - start;
+        }
+        panic!("the batch is shorter")
+    }
+}
+
+/// An open log that notes where each batch goes.
+struct Log {
+    dir: tempfile::TempDir,
+    db: LogDb,
+    places: Vec<Place>,
+}
+
+fn entry(index: u64, payload: Vec<u8>) -> Entry {
+    let log_id = LogId::new(LeaderId::new(1, 1), index);
+    Entry { log_id, payload: Payload::Normal(Proposal::from_bytes(payload.into())) }
+}
+
+/// Bytes that do not compress and differ from batch to batch.
+fn noise(seed: u64, size: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+fn wals(dir: &Path) -> Vec<PathBuf> {
+    files(dir).unwrap().into_iter().map(|(_, path)| path).collect()
+}
+
+impl Log {
+    fn new(write_buffer_bytes: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let db = LogDb::open(dir.path(), write_buffer_bytes).unwrap();
+        Self { dir, db, places: Vec::new() }
+    }
+
+    fn of(sizes: &[usize], write_buffer_bytes: usize) -> Self {
+        let mut log = Self::new(write_buffer_bytes);
+        for size in sizes {
+            log.write(noise(log.places.len() as u64, *size));
+        }
+        log
+    }
+
+    fn write(&mut self, payload: Vec<u8>) {
+        let mut batch = LogBatch::default();
+        batch.append(&self.db, &entry(self.places.len() as u64, payload));
+        let bytes = batch.bytes();
+        self.db.write(batch).unwrap();
+        let file = wals(self.dir.path()).pop().unwrap();
+        let file = PathBuf::from(file.file_name().unwrap());
+        let at = self.places.last().filter(|last| last.file == file).map_or(0, Place::end);
+        self.places.push(Place { file, fragments: lay_out(at, bytes) });
+    }
+
+    fn last(&self) -> Place {
+        self.places.last().unwrap().clone()
+    }
+
+    /// The batches that recovery would read: those of the files still there.
+    fn needed(&self, folder: &Path) -> Vec<Place> {
+        let names = wals(folder).into_iter().map(|file| file.file_name().unwrap().into()).collect();
+        let names: BTreeSet<PathBuf> = names;
+        self.places.iter().filter(|place| names.contains(&place.file)).cloned().collect()
+    }
+
+    /// What a machine without power would have; background work does not stop for it.
+    fn picture(&self) -> tempfile::TempDir {
+        let list = || -> BTreeSet<(PathBuf, u64)> {
+            let files = fs::read_dir(self.dir.path()).unwrap().filter_map(Result::ok);
+            files.filter_map(|file| Some((file.path(), file.metadata().ok()?.len()))).collect()
+        };
+        loop {
+            let (before, to) = (list(), tempfile::tempdir().unwrap());
+            let copy = |file: &Path| fs::copy(file, to.path().join(file.file_name().unwrap()));
+            if before.iter().all(|(file, _)| copy(file).is_ok()) && list() == before {
+                return to;
+            }
+        }
+    }
+}
+
+/// How the database breaks a batch into fragments.
+fn lay_out(mut at: usize, mut bytes: usize) -> Vec<(usize, usize)> {
+    let mut fragments = Vec::new();
+    loop {
+        if BLOCK - at % BLOCK < HEADER {
+            at = at.next_multiple_of(BLOCK);
+        }
+        let taken = bytes.min(BLOCK - at % BLOCK - HEADER);
+        fragments.push((at, at + HEADER + taken));
+        at += HEADER + taken;
+        bytes -= taken;
+        if bytes == 0 {
+            return fragments;
+        }
+    }
+}
+
+fn flip(file: &Path, at: usize, bit: u8) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[at] ^= 1 << bit;
+    fs::write(file, bytes).unwrap();
+}
+
+/// How many entries the log has, once it is open.
+fn entries(folder: &Path) -> u64 {
+    LogDb::open(folder, BUFFER).unwrap().load().unwrap().last.map_or(0, |last| last.index() + 1)
+}
+
+/// Checks that the log in `folder` is refused because of damage to `place`.
+fn assert_refused(folder: &Path, place: &Place, what: &str) {
+    let Err(StorageError::DamagedLog { path, at, .. }) = audit(folder, Some(0)) else {
+        panic!("{what} was not noticed, {place:?}")
+    };
+    assert_eq!(path.file_name(), place.file.file_name(), "{what}");
+    let fragments = place.start()..place.end();
+    // An end that fits no header is left empty and belongs to what comes before.
+    assert!(
+        at as usize + HEADER > fragments.start && fragments.contains(&(at as usize + HEADER)),
+        "{what}: {at}, {place:?}"
+    );
+}
+
+const SIZES: [usize; 14] = [50, 3_000, 40_000, 100, 0, 100, 200_000, 700, 20, 33_000, 90, 17, 1_000, 600];
+
+#[test]
+fn a_whole_log_is_accepted_and_the_arithmetic_of_these_tests_is_right() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let picture = log.picture();
+    audit(picture.path(), Some(0)).unwrap();
+    let file = picture.path().join(&log.last().file);
+    let survey = Survey::of(&file, 4).unwrap();
+    assert_eq!(survey.stop as usize, log.last().end(), "{file:?}");
+    assert_eq!(fs::metadata(&file).unwrap().len() as usize, log.last().end());
+    assert_eq!(survey.next.unwrap() - survey.first.unwrap(), SIZES.len() as u64);
+    assert_eq!(entries(picture.path()), SIZES.len() as u64);
+    assert!(!picture.path().join("no-wal").exists());
+}
+
+#[test]
+fn each_bit_of_each_header_counts_and_so_does_the_payload() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let picture = log.picture();
+    let (last, earlier) = log.places.split_last().unwrap();
+    let file = picture.path().join(&last.file);
+    for place in earlier {
+        for (start, end) in &place.fragments {
+            let headers = (*start..start + HEADER).flat_map(|at| (0..8).map(move |bit| (at, bit)));
+            let payload = [(start + HEADER).min(end - 1), start.midpoint(*end), end - 1].map(|at| (at, 3));
+            for (at, bit) in headers.chain(payload) {
+                flip(&file, at, bit);
+                assert_refused(picture.path(), place, &format!("bit {bit} of byte {at}"));
+                flip(&file, at, bit);
+            }
+        }
+    }
+    audit(picture.path(), Some(0)).unwrap();
+}
+
+#[test]
+fn a_damaged_log_is_not_opened_and_the_message_says_where_it_is_damaged_and_what_to_do() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let picture = log.picture();
+    let place = &log.places[3];
+    flip(&picture.path().join(&place.file), place.start() + 20, 0);
+    let before = fs::read(picture.path().join(&place.file)).unwrap();
+    for _ in 0..2 {
+        let refused = LogDb::open(picture.path(), BUFFER).err().unwrap().to_string();
+        let wanted = format!("{} at byte {}:", place.file.display(), place.start());
+        assert!(refused.contains(&wanted), "{refused}");
+        assert!(refused.contains("whole at byte") && refused.contains("docs/operations.md"), "{refused}");
+    }
+    assert!(fs::read(picture.path().join(&place.file)).unwrap() == before);
+}
+
+#[test]
+fn zeros_in_the_middle_are_damage() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let picture = log.picture();
+    let file = picture.path().join(&log.last().file);
+    let mut bytes = fs::read(&file).unwrap();
+    let place = &log.places[6];
+    bytes[place.start()..place.end()].fill(0);
+    fs::write(&file, bytes).unwrap();
+    assert_refused(picture.path(), place, "a hole");
+}
+
+#[test]
+fn damage_of_the_last_batch_is_a_torn_write() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let last = log.last();
+    for at in [0, 5, 6, 8, 30, 400] {
+        let picture = log.picture();
+        flip(&picture.path().join(&last.file), last.position(at), 2);
+        assert_eq!(entries(picture.path()), SIZES.len() as u64 - 1);
+    }
+}
+
+#[test]
+fn a_log_cut_within_its_last_batch_is_accepted() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let picture = log.picture();
+    let last = log.last();
+    let file = picture.path().join(&last.file);
+    for length in (last.start()..last.end()).rev() {
+        File::options().write(true).open(&file).unwrap().set_len(length as u64).unwrap();
+        audit(picture.path(), Some(0)).unwrap();
+    }
+    assert_eq!(entries(picture.path()), SIZES.len() as u64 - 1);
+}
+
+/// A log whose files were reused, with the remains of older ones behind its end.
+fn reused() -> Log {
+    let mut log = Log::of(&[3_000; 150], BUFFER);
+    for _ in 0..200 {
+        let picture = log.picture();
+        let length = fs::metadata(picture.path().join(&log.last().file)).unwrap().len() as usize;
+        if length > log.last().end() + 2 * BLOCK {
+            return log;
+        }
+        log.write(noise(log.places.len() as u64, 3_000));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    panic!("no file was reused")
+}
+
+#[test]
+fn damage_in_a_reused_file_is_refused_and_a_torn_end_is_not() {
+    let log = reused();
+    let picture = log.picture();
+    audit(picture.path(), Some(0)).unwrap();
+    let needed = log.needed(picture.path());
+    let (last, earlier) = needed.split_last().unwrap();
+    // The last ones of an older file have no batch after them in their file.
+    for place in earlier {
+        let file = picture.path().join(&place.file);
+        for at in [0, 4, 5, 6, 7, 10, 11, 500, place.bytes() - 1] {
+            flip(&file, place.position(at), 1);
+            assert_refused(picture.path(), place, &format!("byte {at}"));
+            flip(&file, place.position(at), 1);
+        }
+    }
+    flip(&picture.path().join(&last.file), last.start() + 100, 1);
+    assert_eq!(entries(picture.path()), log.places.len() as u64 - 1);
+}
+
+#[test]
+fn a_log_that_lost_the_end_of_a_file_and_goes_on_in_the_next_is_refused() {
+    let log = reused();
+    let picture = log.picture();
+    let needed = log.needed(picture.path());
+    let first = needed[0].file.clone();
+    assert_ne!(first, log.last().file, "there is one file only");
+    let lost = needed.iter().rev().find(|place| place.file == first).unwrap();
+    let file = picture.path().join(&first);
+    File::options().write(true).open(&file).unwrap().set_len(lost.start() as u64).unwrap();
+    let refused = audit(picture.path(), Some(0)).unwrap_err().to_string();
+    assert!(refused.contains("the log goes on in"), "{refused}");
+}
+
+#[test]
+fn a_crash_while_a_torn_log_is_being_opened_leaves_a_log_that_opens() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let (last, torn) = (log.last(), log.picture());
+    flip(&torn.path().join(&last.file), last.start() + 100, 0);
+    let opened = log.picture();
+    flip(&opened.path().join(&last.file), last.start() + 100, 0);
+    drop(LogDb::open(opened.path(), BUFFER).unwrap());
+    // The new log is there, and the list of files does not know it yet.
+    let new = wals(opened.path()).pop().unwrap();
+    let bytes = fs::read(&new).unwrap();
+    assert!(!bytes.is_empty(), "recovery wrote no mark into the new log");
+    for length in 0..=bytes.len() {
+        fs::write(torn.path().join(new.file_name().unwrap()), &bytes[..length]).unwrap();
+        audit(torn.path(), Some(0)).unwrap();
+    }
+    assert_eq!(entries(torn.path()), SIZES.len() as u64 - 1);
+}
+
+#[test]
+fn a_file_that_is_not_needed_any_more_may_be_damaged() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let picture = log.picture();
+    let place = &log.places[2];
+    let file = picture.path().join(&place.file);
+    let bytes = fs::read(&file).unwrap();
+    // Recovery writes what the log holds into tables and begins a new log.
+    assert_eq!(entries(picture.path()), SIZES.len() as u64);
+    fs::write(&file, bytes).unwrap();
+    flip(&file, place.start() + 50, 0);
+    assert_refused(picture.path(), place, "damage");
+    assert_eq!(entries(picture.path()), SIZES.len() as u64);
+}
+
+#[test]
+fn a_log_without_its_list_of_files_is_refused() {
+    let log = Log::of(&SIZES, 1 << 20);
+    let picture = log.picture();
+    fs::remove_file(picture.path().join("CURRENT")).unwrap();
+    let refused = LogDb::open(picture.path(), BUFFER).err().unwrap().to_string();
+    assert!(refused.contains("CURRENT"), "{refused}");
+}
+
+#[test]
+fn what_a_client_stores_is_never_taken_for_a_batch() {
+    // A value that is full of fragments of the very log it is in.
+    let mut fake = vec![0; HEADER + 20];
+    fake[4] = 20;
+    fake[6] = Kind::Full.code();
+    fake[7] = 4;
+    let crc = crc32c::crc32c(&fake[6..]);
+    fake[..4].copy_from_slice(&crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes());
+    assert!(fragment(&fake, 0, 4).is_some());
+    let mut log = Log::of(&SIZES[..5], 1 << 20);
+    log.write(fake.repeat(3_000));
+    let (last, picture) = (log.last(), log.picture());
+    let file = picture.path().join(&last.file);
+    let whole = fs::read(&file).unwrap();
+    for sector in last.start() / 512..last.end().div_ceil(512) {
+        let mut bytes = whole.clone();
+        let start = (sector * 512).max(last.start());
+        bytes[start..((sector + 1) * 512).min(last.end())].fill(0);
+        fs::write(&file, bytes).unwrap();
+        audit(picture.path(), Some(0)).unwrap();
+    }
+}
+
+/// Puts sectors of `new` that are drawn into `old`, which is shorter or as long.
+fn tear(old: &[u8], new: &[u8], sector: usize, lost: &[bool], from: usize) -> Vec<u8> {
+    let mut mixed = new.to_vec();
+    for (number, bytes) in mixed.chunks_mut(sector).enumerate() {
+        if lost[number % lost.len()] {
+            for (at, byte) in bytes.iter_mut().enumerate() {
+                let position = number * sector + at;
+                if position >= from {
+                    *byte = old.get(position).copied().unwrap_or(0);
+                }
+            }
+        }
+    }
+    mixed
+}
+
+fn sizes() -> impl Strategy<Value = Vec<usize>> {
+    let size = prop_oneof![8 => 0..2_000_usize, 3 => 20_000..70_000_usize, 1 => 100_000..3_000_000_usize];
+    vec(size, 2..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_missing_of_the_last_batch_the_log_opens(
+        sizes in sizes(),
+        reuse in any::<bool>(),
+        sector in prop_oneof![Just(512_usize), Just(4096)],
+        tears in vec((vec(any::<bool>(), 1..40), 0..1_000_usize), 1..8),
+    ) {
+        let mut log = if reuse { Log::of(&[9_000; 40], BUFFER) } else { Log::new(16 << 20) };
+        let (last_size, first_sizes) = sizes.split_last().unwrap();
+        for size in first_sizes {
+            log.write(noise(log.places.len() as u64, *size));
+        }
+        let older = log.picture();
+        log.write(noise(log.places.len() as u64, *last_size));
+        let (last, newer) = (log.last(), log.picture());
+        let file = newer.path().join(&last.file);
+        let old = fs::read(older.path().join(&last.file)).unwrap_or_default();
+        let new = fs::read(&file).unwrap();
+        for (lost, cut) in tears {
+            let mut torn = tear(&old, &new, sector, &lost, last.start());
+            if old.len() < torn.len() {
+                torn.truncate(old.len().max(torn.len() - torn.len().min(cut * 7)));
+            }
+            fs::write(&file, torn).unwrap();
+            if let Err(refused) = audit(newer.path(), Some(0)) {
+                return Err(TestCaseError::fail(refused.to_string()));
+            }
+        }
+        let found = entries(newer.path());
+        let whole = log.places.len() as u64;
+        prop_assert!(found == whole || found == whole - 1, "{} of {}", found, whole);
+    }
+
+    #[test]
+    fn a_flipped_bit_in_an_earlier_batch_is_always_noticed(
+        sizes in sizes(),
+        flips in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..8_u8), 1..20),
+    ) {
+        let log = Log::of(&sizes, 16 << 20);
+        let picture = log.picture();
+        let (last, earlier) = log.places.split_last().unwrap();
+        let file = picture.path().join(&last.file);
+        for (batch, byte, bit) in flips {
+            let place = &earlier[batch.index(earlier.len())];
+            let at = place.position(byte.index(place.bytes()));
+            flip(&file, at, bit);
+            assert_refused(picture.path(), place, &format!("bit {bit} of byte {at}"));
+            flip(&file, at, bit);
+        }
+    }
+}
