@@ -46,6 +46,16 @@ pub enum StorageError {
         /// How it shows.
         why: String,
     },
+    /// The Raft log ends before what was applied from it.
+    #[error(
+        "the log lost its end: it ends at {last}, and entries up to {applied} were applied; starting with it could lose acknowledged writes: remove this node from the cluster and add it again under a new id and with an empty folder; see docs/operations.md, \"A damaged log or state\""
+    )]
+    LogBehindState {
+        /// Where the log ends.
+        last: String,
+        /// The last entry that the state holds.
+        applied: String,
+    },
     /// Stored bytes do not decode.
     #[error("{what} is corrupt: {source}")]
     Corrupt {
