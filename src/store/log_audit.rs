@@ -155,7 +155,7 @@ impl Header {
     /// `None` if the block has no room for one there.
     fn at(block: &[u8], at: usize) -> Option<Self> {
         let &[c0, c1, c2, c3, l0, l1, code, n0, n1, n2, n3] = block.get(at..)?.first_chunk::<HEADER>()?;
-        // The mask keeps a checksum of checksums from being what it is a checksum of.
+        // Stored checksums are masked, so that data that holds some is checked as well as other data.
         let crc = u32::from_le_bytes([c0, c1, c2, c3]).wrapping_sub(0xa282_ead8).rotate_left(15);
         let len = usize::from(u16::from_le_bytes([l0, l1]));
         Some(Self { crc, len, code, log: u32::from_le_bytes([n0, n1, n2, n3]) })

@@ -101,26 +101,20 @@ fn create_folder(dir: &Path) -> Result<(), StorageError> {
 ///
 /// Only the database knows. It is opened to be read, without any write-ahead log:
 /// that takes the list of its files and no more, and changes nothing.
-fn oldest_needed(dir: &Path) -> Result<Option<u64>, StorageError> {
-    let exists = |name| {
-        let path = dir.join(name);
-        path.try_exists().map_err(|error| StorageError::file("looking for", path, &error))
-    };
-    if !exists("CURRENT")? {
+pub(super) fn oldest_needed(dir: &Path) -> Result<Option<u64>, StorageError> {
+    let current = dir.join("CURRENT");
+    if !current.try_exists().map_err(|error| StorageError::file("looking for", &current, &error))? {
         return Ok(None);
     }
     let nowhere = dir.join(NO_WAL);
     std::fs::create_dir_all(&nowhere).map_err(|error| StorageError::file("creating", &nowhere, &error))?;
     let mut options = Options::default();
     options.set_wal_dir(&nowhere);
-    let oldest = DB::open_for_read_only(&options, dir, false)
-        .and_then(|db| db.property_int_value("rocksdb.min-log-number-to-keep"))
-        .map_err(failed("opening the log"))?;
+    let asked = DB::open_for_read_only(&options, dir, false)
+        .and_then(|db| db.property_int_value("rocksdb.min-log-number-to-keep"));
     std::fs::remove_dir(&nowhere).map_err(|error| StorageError::file("removing", &nowhere, &error))?;
-    let unknown = || StorageError::Database {
-        action: "opening the log",
-        reason: "the database does not say which log it needs".to_owned(),
-    };
+    let oldest = asked.map_err(failed("opening the log"))?;
+    let unknown = || damaged("the database does not say which log it needs".to_owned());
     oldest.map(Some).ok_or_else(unknown)
 }
 

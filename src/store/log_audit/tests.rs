@@ -13,7 +13,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::log_codec::{Entry, LeaderId, LogId, Payload};
-use super::super::log_db::{LogBatch, LogDb};
+use super::super::log_db::{LogBatch, LogDb, oldest_needed};
 use super::*;
 use crate::command::Proposal;
 
@@ -109,24 +109,24 @@ impl Log {
         self.places.last().unwrap().clone()
     }
 
-    /// The batches that recovery would read: those of the files still there.
-    fn needed(&self, folder: &Path) -> Vec<Place> {
-        let names = wals(folder).into_iter().map(|file| file.file_name().unwrap().into()).collect();
-        let names: BTreeSet<PathBuf> = names;
-        self.places.iter().filter(|place| names.contains(&place.file)).cloned().collect()
+    /// The batches that recovery would read.
+    fn needed(&self, picture: &Picture) -> Vec<Place> {
+        let oldest = PathBuf::from(format!("{:06}.log", picture.oldest.unwrap()));
+        self.places.iter().filter(|place| place.file >= oldest).cloned().collect()
     }
 
     /// What a machine without power would have; background work does not stop for it.
-    fn picture(&self) -> tempfile::TempDir {
+    fn picture(&self) -> Picture {
         let list = || -> BTreeSet<(PathBuf, u64)> {
             let files = fs::read_dir(self.dir.path()).unwrap().filter_map(Result::ok);
             files.filter_map(|file| Some((file.path(), file.metadata().ok()?.len()))).collect()
         };
         loop {
-            let (before, to) = (list(), tempfile::tempdir().unwrap());
-            let copy = |file: &Path| fs::copy(file, to.path().join(file.file_name().unwrap()));
+            let (before, dir) = (list(), tempfile::tempdir().unwrap());
+            let copy = |file: &Path| fs::copy(file, dir.path().join(file.file_name().unwrap()));
             if before.iter().all(|(file, _)| copy(file).is_ok()) && list() == before {
-                return to;
+                let oldest = oldest_needed(dir.path()).unwrap();
+                return Picture { dir, oldest };
             }
         }
     }
@@ -155,23 +155,41 @@ fn flip(file: &Path, at: usize, bit: u8) {
     fs::write(file, bytes).unwrap();
 }
 
+/// A copy of a folder.
+struct Picture {
+    dir: tempfile::TempDir,
+    /// The oldest file that recovery would read.
+    oldest: Option<u64>,
+}
+
+impl Picture {
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn audit(&self) -> Result<(), StorageError> {
+        audit(self.path(), self.oldest)
+    }
+
+    /// Checks that the log is refused because of damage to `place`.
+    fn assert_refused(&self, place: &Place, what: &str) {
+        assert_damaged(self.audit(), place, what);
+    }
+}
+
+fn assert_damaged(result: Result<(), StorageError>, place: &Place, what: &str) {
+    let Err(StorageError::DamagedLog { path, at, .. }) = result else {
+        panic!("{what} was not noticed: {result:?}, {place:?}")
+    };
+    assert_eq!(path.file_name(), place.file.file_name(), "{what}");
+    // Before the batch there may be an end of a block that fits no header.
+    let (start, at) = (place.start().saturating_sub(HEADER), at as usize);
+    assert!((start..place.end()).contains(&at), "{what}: {at}, {place:?}");
+}
+
 /// How many entries the log has, once it is open.
 fn entries(folder: &Path) -> u64 {
     LogDb::open(folder, BUFFER).unwrap().load().unwrap().last.map_or(0, |last| last.index() + 1)
-}
-
-/// Checks that the log in `folder` is refused because of damage to `place`.
-fn assert_refused(folder: &Path, place: &Place, what: &str) {
-    let Err(StorageError::DamagedLog { path, at, .. }) = audit(folder, Some(0)) else {
-        panic!("{what} was not noticed, {place:?}")
-    };
-    assert_eq!(path.file_name(), place.file.file_name(), "{what}");
-    let fragments = place.start()..place.end();
-    // An end that fits no header is left empty and belongs to what comes before.
-    assert!(
-        at as usize + HEADER > fragments.start && fragments.contains(&(at as usize + HEADER)),
-        "{what}: {at}, {place:?}"
-    );
 }
 
 const SIZES: [usize; 14] = [50, 3_000, 40_000, 100, 0, 100, 200_000, 700, 20, 33_000, 90, 17, 1_000, 600];
@@ -180,7 +198,7 @@ const SIZES: [usize; 14] = [50, 3_000, 40_000, 100, 0, 100, 200_000, 700, 20, 33
 fn a_whole_log_is_accepted_and_the_arithmetic_of_these_tests_is_right() {
     let log = Log::of(&SIZES, 1 << 20);
     let picture = log.picture();
-    audit(picture.path(), Some(0)).unwrap();
+    picture.audit().unwrap();
     let file = picture.path().join(&log.last().file);
     let survey = Survey::of(&file, 4).unwrap();
     assert_eq!(survey.stop as usize, log.last().end(), "{file:?}");
@@ -202,12 +220,12 @@ fn each_bit_of_each_header_counts_and_so_does_the_payload() {
             let payload = [(start + HEADER).min(end - 1), start.midpoint(*end), end - 1].map(|at| (at, 3));
             for (at, bit) in headers.chain(payload) {
                 flip(&file, at, bit);
-                assert_refused(picture.path(), place, &format!("bit {bit} of byte {at}"));
+                picture.assert_refused(place, &format!("bit {bit} of byte {at}"));
                 flip(&file, at, bit);
             }
         }
     }
-    audit(picture.path(), Some(0)).unwrap();
+    picture.audit().unwrap();
 }
 
 #[test]
@@ -235,7 +253,7 @@ fn zeros_in_the_middle_are_damage() {
     let place = &log.places[6];
     bytes[place.start()..place.end()].fill(0);
     fs::write(&file, bytes).unwrap();
-    assert_refused(picture.path(), place, "a hole");
+    picture.assert_refused(place, "a hole");
 }
 
 #[test]
@@ -257,7 +275,7 @@ fn a_log_cut_within_its_last_batch_is_accepted() {
     let file = picture.path().join(&last.file);
     for length in (last.start()..last.end()).rev() {
         File::options().write(true).open(&file).unwrap().set_len(length as u64).unwrap();
-        audit(picture.path(), Some(0)).unwrap();
+        picture.audit().unwrap();
     }
     assert_eq!(entries(picture.path()), SIZES.len() as u64 - 1);
 }
@@ -281,15 +299,15 @@ fn reused() -> Log {
 fn damage_in_a_reused_file_is_refused_and_a_torn_end_is_not() {
     let log = reused();
     let picture = log.picture();
-    audit(picture.path(), Some(0)).unwrap();
-    let needed = log.needed(picture.path());
+    picture.audit().unwrap();
+    let needed = log.needed(&picture);
     let (last, earlier) = needed.split_last().unwrap();
     // The last ones of an older file have no batch after them in their file.
     for place in earlier {
         let file = picture.path().join(&place.file);
         for at in [0, 4, 5, 6, 7, 10, 11, 500, place.bytes() - 1] {
             flip(&file, place.position(at), 1);
-            assert_refused(picture.path(), place, &format!("byte {at}"));
+            picture.assert_refused(place, &format!("byte {at}"));
             flip(&file, place.position(at), 1);
         }
     }
@@ -301,13 +319,13 @@ fn damage_in_a_reused_file_is_refused_and_a_torn_end_is_not() {
 fn a_log_that_lost_the_end_of_a_file_and_goes_on_in_the_next_is_refused() {
     let log = reused();
     let picture = log.picture();
-    let needed = log.needed(picture.path());
+    let needed = log.needed(&picture);
     let first = needed[0].file.clone();
     assert_ne!(first, log.last().file, "there is one file only");
     let lost = needed.iter().rev().find(|place| place.file == first).unwrap();
     let file = picture.path().join(&first);
     File::options().write(true).open(&file).unwrap().set_len(lost.start() as u64).unwrap();
-    let refused = audit(picture.path(), Some(0)).unwrap_err().to_string();
+    let refused = picture.audit().unwrap_err().to_string();
     assert!(refused.contains("the log goes on in"), "{refused}");
 }
 
@@ -325,7 +343,7 @@ fn a_crash_while_a_torn_log_is_being_opened_leaves_a_log_that_opens() {
     assert!(!bytes.is_empty(), "recovery wrote no mark into the new log");
     for length in 0..=bytes.len() {
         fs::write(torn.path().join(new.file_name().unwrap()), &bytes[..length]).unwrap();
-        audit(torn.path(), Some(0)).unwrap();
+        torn.audit().unwrap();
     }
     assert_eq!(entries(torn.path()), SIZES.len() as u64 - 1);
 }
@@ -341,7 +359,7 @@ fn a_file_that_is_not_needed_any_more_may_be_damaged() {
     assert_eq!(entries(picture.path()), SIZES.len() as u64);
     fs::write(&file, bytes).unwrap();
     flip(&file, place.start() + 50, 0);
-    assert_refused(picture.path(), place, "damage");
+    assert_damaged(audit(picture.path(), Some(0)), place, "damage");
     assert_eq!(entries(picture.path()), SIZES.len() as u64);
 }
 
@@ -374,7 +392,7 @@ fn what_a_client_stores_is_never_taken_for_a_batch() {
         let start = (sector * 512).max(last.start());
         bytes[start..((sector + 1) * 512).min(last.end())].fill(0);
         fs::write(&file, bytes).unwrap();
-        audit(picture.path(), Some(0)).unwrap();
+        picture.audit().unwrap();
     }
 }
 
@@ -426,7 +444,7 @@ proptest! {
                 torn.truncate(old.len().max(torn.len() - torn.len().min(cut * 7)));
             }
             fs::write(&file, torn).unwrap();
-            if let Err(refused) = audit(newer.path(), Some(0)) {
+            if let Err(refused) = newer.audit() {
                 return Err(TestCaseError::fail(refused.to_string()));
             }
         }
@@ -448,7 +466,7 @@ proptest! {
             let place = &earlier[batch.index(earlier.len())];
             let at = place.position(byte.index(place.bytes()));
             flip(&file, at, bit);
-            assert_refused(picture.path(), place, &format!("bit {bit} of byte {at}"));
+            picture.assert_refused(place, &format!("bit {bit} of byte {at}"));
             flip(&file, at, bit);
         }
     }

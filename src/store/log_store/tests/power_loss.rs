@@ -157,7 +157,9 @@ async fn without_power_the_log_is_what_was_synced_and_a_torn_batch_is_not_there(
         for _ in 0..3 {
             // The one right before it, which may be of a purge: tearing reaches no
             // further back than the last sync.
-            let Some(older) = picture.checked_sub(1).map(|picture| album.join(picture.to_string())) else { break };
+            let Some(older) = picture.checked_sub(1).map(|picture| album.join(picture.to_string())) else {
+                break;
+            };
             if torn(&older, &newer, &mixed, &mut dice).is_none() {
                 break;
             }
