@@ -286,14 +286,14 @@ fn a_log_cut_within_its_last_batch_is_accepted() {
 }
 
 /// A log whose files were reused, with the remains of older ones behind its end.
-fn reused() -> Log {
+fn reused() -> (Log, Picture) {
     let mut log = Log::of(&[3_000; 150], BUFFER);
     for _ in 0..200 {
         let picture = log.picture();
         let length = fs::metadata(picture.path().join(&log.last().file)).unwrap().len() as usize;
         let has_remains = length > log.last().end() + 8_192;
         if has_remains && log.needed(&picture)[0].file != log.last().file {
-            return log;
+            return (log, picture);
         }
         log.write(noise(log.places.len() as u64, 3_000));
         std::thread::sleep(std::time::Duration::from_millis(2));
@@ -303,8 +303,7 @@ fn reused() -> Log {
 
 #[test]
 fn damage_in_a_reused_file_is_refused_and_a_torn_end_is_not() {
-    let log = reused();
-    let picture = log.picture();
+    let (log, picture) = reused();
     picture.audit().unwrap();
     let needed = log.needed(&picture);
     let (last, earlier) = needed.split_last().unwrap();
@@ -323,8 +322,7 @@ fn damage_in_a_reused_file_is_refused_and_a_torn_end_is_not() {
 
 #[test]
 fn a_log_that_lost_the_end_of_a_file_and_goes_on_in_the_next_is_refused() {
-    let log = reused();
-    let picture = log.picture();
+    let (log, picture) = reused();
     let needed = log.needed(&picture);
     let first = needed[0].file.clone();
     assert_ne!(first, log.last().file);
