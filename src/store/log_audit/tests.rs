@@ -285,18 +285,22 @@ fn a_log_cut_within_its_last_batch_is_accepted() {
     assert_eq!(entries(picture.path()), SIZES.len() as u64 - 1);
 }
 
-/// A log whose files were reused, with the remains of older ones behind its end.
+/// A log in reused files, with the remains of older ones behind their ends, just
+/// after it went on in another file and before the last one became superfluous.
 fn reused() -> (Log, Picture) {
     let mut log = Log::of(&[3_000; 150], BUFFER);
     for _ in 0..200 {
-        let picture = log.picture();
-        let length = fs::metadata(picture.path().join(&log.last().file)).unwrap().len() as usize;
-        let has_remains = length > log.last().end() + 8_192;
-        if has_remains && log.needed(&picture)[0].file != log.last().file {
-            return (log, picture);
-        }
+        let before = (log.last().file, log.picture());
         log.write(noise(log.places.len() as u64, 3_000));
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        let file = log.last().file;
+        if before.0 == file {
+            continue;
+        }
+        let new = fs::read(log.picture().path().join(&file)).unwrap();
+        if new.len() > log.last().end() + 8_192 {
+            fs::write(before.1.path().join(&file), new).unwrap();
+            return (log, before.1);
+        }
     }
     panic!("no file was reused")
 }
