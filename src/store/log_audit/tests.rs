@@ -178,12 +178,12 @@ impl Picture {
 
     /// Checks that the log is refused because of damage to `place`.
     fn assert_refused(&self, place: &Place, what: &str) {
-        assert_damaged(self.audit(), place, what);
+        assert_damaged(&self.audit(), place, what);
     }
 }
 
-fn assert_damaged(result: Result<(), StorageError>, place: &Place, what: &str) {
-    let Err(StorageError::DamagedLog { path, at, .. }) = &result else {
+fn assert_damaged(result: &Result<(), StorageError>, place: &Place, what: &str) {
+    let Err(StorageError::DamagedLog { path, at, .. }) = result else {
         panic!("{what} was not noticed: {result:?}, {place:?}")
     };
     assert_eq!(path.file_name(), place.file.file_name(), "{what}");
@@ -367,7 +367,7 @@ fn a_file_that_is_not_needed_any_more_may_be_damaged() {
     assert_eq!(entries(picture.path()), SIZES.len() as u64);
     fs::write(&file, bytes).unwrap();
     flip(&file, place.start() + 50, 0);
-    assert_damaged(audit(picture.path(), Some(0)), place, "damage");
+    assert_damaged(&audit(picture.path(), Some(0)), place, "damage");
     assert_eq!(entries(picture.path()), SIZES.len() as u64);
 }
 
