@@ -33,6 +33,29 @@ pub enum StorageError {
         /// The system's message.
         reason: String,
     },
+    /// The Raft log lost something that was synced, and what came after it is there.
+    #[error(
+        "the log is damaged in the middle: {path} at byte {at}: {why}; starting without what is lost could lose acknowledged writes: remove this node from the cluster and add it again under a new id and with an empty folder; see docs/operations.md, \"A damaged log or state\"",
+        path = path.display()
+    )]
+    DamagedLog {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file the damage begins.
+        at: u64,
+        /// How it shows.
+        why: String,
+    },
+    /// The Raft log ends before what was applied from it.
+    #[error(
+        "the log lost its end: it ends at {last}, and entries up to {applied} were applied; starting with it could lose acknowledged writes: remove this node from the cluster and add it again under a new id and with an empty folder; see docs/operations.md, \"A damaged log or state\""
+    )]
+    LogBehindState {
+        /// Where the log ends.
+        last: String,
+        /// The last entry that the state holds.
+        applied: String,
+    },
     /// Stored bytes do not decode.
     #[error("{what} is corrupt: {source}")]
     Corrupt {

@@ -101,6 +101,7 @@ pub async fn start_replica(
         write_buffer_bytes: config.write_buffer_bytes,
     };
     let store = StateMachineStore::open(&data, &engine, log.durable())?;
+    store.check_log()?;
 
     let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().to_owned());
     let encoding = match config.peer_encoding {

@@ -16,12 +16,14 @@ use rocksdb::{
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
+use super::log_audit::audit;
 use super::log_codec::{
     Entry, LogId, Vote, entry_size, put_stored_entry, read_stored_entry, read_stored_log_id,
     read_stored_vote, stored_log_id, stored_vote,
 };
 use crate::codec::DecodeError;
 use crate::error::StorageError;
+use crate::mutants::Mutant;
 
 const LOGS: &str = "logs";
 const META: &str = "meta";
@@ -29,6 +31,9 @@ const META: &str = "meta";
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"last_purged";
+
+/// An empty folder that exists while the log is being opened.
+const NO_WAL: &str = "no-wal";
 
 const MIB: usize = 1024 * 1024;
 
@@ -92,11 +97,37 @@ fn create_folder(dir: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
+/// Number of the oldest write-ahead log that recovery would read; `None` if there
+/// is no database.
+///
+/// Only the database knows. It is opened to be read, without any write-ahead log:
+/// that takes the list of its files and no more, and changes nothing.
+pub(super) fn oldest_needed(dir: &Path) -> Result<Option<u64>, StorageError> {
+    let current = dir.join("CURRENT");
+    if !current.try_exists().map_err(|error| StorageError::file("looking for", &current, &error))? {
+        return Ok(None);
+    }
+    let nowhere = dir.join(NO_WAL);
+    std::fs::create_dir_all(&nowhere).map_err(|error| StorageError::file("creating", &nowhere, &error))?;
+    let mut options = Options::default();
+    options.set_wal_dir(&nowhere);
+    let asked = DB::open_for_read_only(&options, dir, false)
+        .and_then(|db| db.property_int_value("rocksdb.min-log-number-to-keep"));
+    std::fs::remove_dir(&nowhere).map_err(|error| StorageError::file("removing", &nowhere, &error))?;
+    let oldest = asked.map_err(failed("opening the log"))?;
+    let unknown = || damaged("the database does not say which log it needs".to_owned());
+    oldest.map(Some).ok_or_else(unknown)
+}
+
 impl LogDb {
     /// Opens or creates the database in `dir`. All that it then holds is durable:
     /// recovery writes what it finds in the write-ahead log into synced files.
+    ///
+    /// # Errors
+    /// Besides I/O: if the write-ahead log is damaged before its end.
     pub(super) fn open(dir: &Path, write_buffer_bytes: usize) -> Result<Self, StorageError> {
         create_folder(dir)?;
+        audit(dir, oldest_needed(dir)?)?;
         let families = [
             ColumnFamilyDescriptor::new(LOGS, logs_options(write_buffer_bytes)),
             ColumnFamilyDescriptor::new(META, meta_options()),
@@ -213,11 +244,12 @@ impl LogDb {
         Ok(bytes)
     }
 
-    /// Writes a batch. With `sync`, it and everything written before it is on
-    /// disk on return; without, it survives the process but not the machine.
-    pub(super) fn write(&self, batch: LogBatch, sync: bool) -> Result<(), StorageError> {
+    /// Writes a batch, which is on disk on return. There is no other way to write:
+    /// [`audit`] can tell damage from a torn write only because no batch is
+    /// written before the one before it is synced.
+    pub(super) fn write(&self, batch: LogBatch) -> Result<(), StorageError> {
         let mut options = WriteOptions::default();
-        options.set_sync(sync);
+        options.set_sync(!Mutant::AcknowledgeUnsynced.is_awake());
         self.db.write_opt(batch.writes, &options).map_err(failed("writing the log"))
     }
 
@@ -264,6 +296,12 @@ impl LogBatch {
     pub(super) fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
+
+    /// How many bytes it takes in the write-ahead log, without headers.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.writes.size_in_bytes()
+    }
 }
 
 fn database_options(write_buffer_bytes: usize) -> Options {
@@ -272,7 +310,8 @@ fn database_options(write_buffer_bytes: usize) -> Options {
     options.create_missing_column_families(true);
     // After power loss the last record may be torn and was acknowledged to
     // nobody. Recovery keeps everything up to the first damage and nothing after
-    // it, so that there is never a hole; this mode also allows recycling.
+    // it, so that there is never a hole; this mode also allows recycling. That
+    // the damage is at the end was made sure of before.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     // Overwriting an old file in place spares the file system the journal commit
     // that growing one costs at every sync.

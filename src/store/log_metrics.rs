@@ -51,18 +51,16 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Counts one batch; `sync` is how long the write took if it was synced.
-    pub(super) fn batch(&self, entries: u64, bytes: u64, sync: Option<Duration>) {
+    /// Counts one batch; `took` is how long its write and sync took.
+    pub(super) fn batch(&self, entries: u64, bytes: u64, took: Duration) {
         add(&self.appended_entries, entries);
         add(&self.appended_bytes, bytes);
         add(&self.batches, 1);
         count(&self.batch_counts, &BATCH_BOUNDS, entries);
-        if let Some(time) = sync {
-            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-            add(&self.syncs, 1);
-            add(&self.sync_micros, micros);
-            count(&self.sync_counts, &SYNC_BOUNDS_MICROS, micros);
-        }
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        add(&self.syncs, 1);
+        add(&self.sync_micros, micros);
+        count(&self.sync_counts, &SYNC_BOUNDS_MICROS, micros);
     }
 
     pub(super) fn set_cache_bytes(&self, bytes: usize) {
@@ -106,12 +104,12 @@ mod tests {
     #[test]
     fn a_value_on_a_bound_counts_in_the_class_of_that_bound() {
         let counters = Counters::default();
-        counters.batch(4, 40, Some(Duration::from_micros(100)));
-        counters.batch(5, 50, Some(Duration::from_secs(9)));
-        counters.batch(0, 0, None);
+        counters.batch(4, 40, Duration::from_micros(100));
+        counters.batch(5, 50, Duration::from_secs(9));
+        counters.batch(0, 0, Duration::from_micros(101));
         let metrics = counters.read(3);
         assert_eq!((metrics.appended_entries, metrics.appended_bytes), (9, 90));
-        assert_eq!((metrics.batches, metrics.syncs, metrics.queue_length), (3, 2, 3));
+        assert_eq!((metrics.batches, metrics.syncs, metrics.queue_length), (3, 3, 3));
         assert_eq!((metrics.sync_counts[0], metrics.sync_counts[SYNC_BOUNDS_MICROS.len()]), (1, 1));
         assert_eq!((metrics.batch_counts[0], metrics.batch_counts[2], metrics.batch_counts[3]), (1, 1, 1));
     }

@@ -406,9 +406,9 @@ impl RocksLogStore {
         self.shared.check()?;
         let mut gone = None;
         self.enqueue(|tail| {
-            let (upto, past_end, cached) = tail.purge(upto);
+            let (upto, cached) = tail.purge(upto);
             gone = Some(cached);
-            Ok(Op::Purge { upto, past_end })
+            Ok(Op::Purge { upto })
         })
         .await
     }
@@ -461,18 +461,17 @@ impl Tail {
     }
 
     /// Takes what is up to `upto` out of the log, or what was purged already if
-    /// that is more. Says up to where, and whether the log ends there by the
-    /// purge alone; with what the cache held of it.
-    fn purge(&mut self, upto: LogId) -> (LogId, bool, VecDeque<Cached>) {
+    /// that is more. Says up to where, with what the cache held of it.
+    fn purge(&mut self, upto: LogId) -> (LogId, VecDeque<Cached>) {
         let upto = self.purged.filter(|purged| purged.index() >= upto.index()).unwrap_or(upto);
-        let past_end = self.last != Some(upto) && self.last.is_none_or(|last| last.index() <= upto.index());
-        if past_end {
+        // Past the end, the purge alone says where the log ends.
+        if self.last.is_none_or(|last| last.index() <= upto.index()) {
             self.last = Some(upto);
         }
         self.purged = Some(upto);
         self.first = self.first.max(upto.index() + 1);
         self.removals += 1;
-        (upto, past_end, self.cache.purge(upto.index() + 1))
+        (upto, self.cache.purge(upto.index() + 1))
     }
 }
 

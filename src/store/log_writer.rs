@@ -1,7 +1,7 @@
 //! The thread that owns all writes of the log.
 //!
-//! It takes whatever waits in the queue, writes it as one batch with at most one
-//! sync, and only then tells those who wait, in the queue's order: that is group
+//! It takes whatever waits in the queue, writes it as one batch with one sync,
+//! and only then tells those who wait, in the queue's order: that is group
 //! commit. The first failure is final. Nothing is retried, since after a failed
 //! sync nobody can tell what is on disk; everyone who waits learns of the failure,
 //! and so does everyone who comes later.
@@ -44,8 +44,8 @@ pub(super) enum Op {
     /// Removes the entries of `range`, which may be empty.
     Truncate { range: Range<u64>, done: Done },
     /// Makes the entries up to `upto` count no more. If that is past the end,
-    /// the purged log id is all the log has, and is synced like an entry.
-    Purge { upto: LogId, past_end: bool },
+    /// the purged log id is all the log has.
+    Purge { upto: LogId },
     /// Writes what is left to write, closes the database and ends the thread.
     Close,
 }
@@ -64,11 +64,11 @@ pub(super) struct Request {
 /// tests, something that delays them, lets them fail, or looks at the disk.
 pub(super) trait Probe: Send + 'static {
     /// Before a batch is written.
-    fn before_write(&mut self, _sync: bool) -> Result<(), StorageError> {
+    fn before_write(&mut self) -> Result<(), StorageError> {
         Ok(())
     }
 
-    /// After a synced write has returned and before anyone is told.
+    /// After a write has returned, synced, and before anyone is told.
     fn after_sync(&mut self) -> Result<(), StorageError> {
         Ok(())
     }
@@ -174,7 +174,6 @@ impl Waiter {
 #[derive(Default)]
 struct Outcome {
     waiters: Vec<Waiter>,
-    sync: bool,
     vote: Option<Vote>,
     purged: Option<LogId>,
     committed: Option<LogId>,
@@ -197,7 +196,7 @@ struct Writer<P> {
     probe: P,
     /// The committed log id that was last written.
     committed: Option<LogId>,
-    /// The purged log id that was last written, synced or not.
+    /// The purged log id that was last written.
     purged: Option<LogId>,
     /// Index up to which purged files were dropped.
     dropped: u64,
@@ -272,7 +271,7 @@ impl<P: Probe> Writer<P> {
             let tail = self.shared.tail.lock();
             (tail.last, tail.committed)
         };
-        let mut outcome = Outcome { sync: true, ..Outcome::default() };
+        let mut outcome = Outcome::default();
         let shared = Arc::clone(&self.shared);
         let result = shared.with_db(|db| {
             let mut batch = LogBatch::default();
@@ -311,7 +310,6 @@ impl<P: Probe> Writer<P> {
                     outcome.bytes += batch.append(db, entry);
                 }
                 outcome.entries += entries.len() as u64;
-                outcome.sync |= !entries.is_empty();
                 outcome.waiters.push(Waiter::Flushed(flushed, room));
             }
             Op::Vote { vote, done } => {
@@ -319,20 +317,17 @@ impl<P: Probe> Writer<P> {
                     batch.vote(db, &vote);
                 }
                 outcome.vote = Some(vote);
-                outcome.sync = true;
                 outcome.waiters.push(Waiter::Done(done));
             }
             Op::Truncate { range, done } => {
                 batch.truncate(db, range);
-                outcome.sync = true;
                 outcome.waiters.push(Waiter::Done(done));
             }
-            Op::Purge { upto, past_end } => {
+            Op::Purge { upto } => {
                 batch.purged(db, &upto);
                 outcome.purged = Some(upto);
-                outcome.sync |= past_end;
             }
-            Op::Close => outcome.sync = true,
+            Op::Close => {}
         }
     }
 
@@ -360,20 +355,16 @@ impl<P: Probe> Writer<P> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.probe.before_write(outcome.sync)?;
+        self.probe.before_write()?;
         let started = Instant::now();
-        db.write(batch, outcome.sync && !Mutant::AcknowledgeUnsynced.is_awake())?;
+        // Also what nobody waits for, a purge alone, is synced: see `log_audit`.
+        db.write(batch)?;
         let took = started.elapsed();
-        if outcome.sync {
-            self.probe.after_sync()?;
-        }
-        self.shared.counters.batch(outcome.entries, outcome.bytes as u64, outcome.sync.then_some(took));
+        self.probe.after_sync()?;
+        self.shared.counters.batch(outcome.entries, outcome.bytes as u64, took);
         self.committed = self.committed.max(outcome.committed);
         self.purged = outcome.purged.or(self.purged);
-        if outcome.sync {
-            self.drop_purged_files(db)?;
-        }
-        Ok(())
+        self.drop_purged_files(db)
     }
 
     /// Called when all that was written is synced, and so is the purge.
@@ -399,9 +390,7 @@ impl<P: Probe> Writer<P> {
                     // Before anyone is told: whoever has heard of the end of a
                     // write must find it in what the store says of itself.
                     self.shared.written(seq, outcome.vote);
-                    if outcome.sync {
-                        self.shared.durable.send_if_modified(|durable| mem::replace(durable, last) != last);
-                    }
+                    self.shared.durable.send_if_modified(|durable| mem::replace(durable, last) != last);
                 }
                 for waiter in outcome.waiters {
                     waiter.tell(Ok(()));

@@ -16,6 +16,7 @@ pub mod snapshot;
 pub mod state_machine;
 
 mod generation;
+mod log_audit;
 mod log_cache;
 mod log_db;
 mod log_writer;

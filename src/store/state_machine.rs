@@ -243,6 +243,31 @@ impl StateMachineStore {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// Refuses, before anything is applied, a state that is ahead of the node's own
+    /// log: the log must have lost its end since.
+    ///
+    /// Apply waits for the log, so one thing alone puts the state ahead: a
+    /// snapshot from a peer, if the node stopped before the log was purged up to
+    /// it. Then the state is what the snapshot holds, and the snapshot is on disk,
+    /// since it was before the state was replaced.
+    ///
+    /// # Errors
+    /// [`StorageError::LogBehindState`].
+    pub fn check_log(&self) -> Result<(), StorageError> {
+        let applied = self.shared.applied.lock().log_id;
+        let last = *self.shared.durable_log.borrow();
+        let installed = self.shared.snapshot.lock().as_ref().and_then(|(meta, _)| meta.last_log_id);
+        match applied {
+            Some(id) if Some(id.index) > last.map(|last| last.index) && installed != applied => {
+                Err(StorageError::LogBehindState {
+                    last: last.map_or_else(|| "nothing".to_owned(), |last| last.to_string()),
+                    applied: id.to_string(),
+                })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// The store as it is now; a snapshot from a peer may replace it later, so
     /// hold it for one request only.
     pub fn store(&self) -> StoreRef {

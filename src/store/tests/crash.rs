@@ -129,6 +129,7 @@ async fn child_of_the_crash_test() {
     let log = open_log(&data);
     let store = StateMachineStore::open(&data, &small(), log.durable()).unwrap();
     let donor = StateMachineStore::open(&donor_data, &small(), durable.subscribe()).unwrap();
+    store.check_log().unwrap();
     let mut child = Child { log, store, donor, dice: Dice(seed_of(SEED)) };
     println!("\nopen");
     if let Some(snapshot) = child.store.get_current_snapshot().await.unwrap()
@@ -238,6 +239,7 @@ async fn look(
     let data = DataDir::open(&copy.join("data"), NODE).unwrap();
     let log = open_log(&data);
     let store = StateMachineStore::open(&data, &small(), log.durable()).unwrap();
+    store.check_log().unwrap();
     let state = log.clone().get_log_state().await.unwrap();
     let (applied, end) = (store.applied_log_id(), next_index(state.last_log_id));
     let found = next_index(applied);

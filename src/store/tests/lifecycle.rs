@@ -89,6 +89,31 @@ fn reopen(dir: &TempDir) -> Result<StateMachineStore, StorageError> {
     StateMachineStore::open(&data, &small(), watch::Sender::new(None).subscribe())
 }
 
+fn check_with_log(dir: &TempDir, last: Option<LogId>) -> Result<(), StorageError> {
+    let data = DataDir::open(&dir.path().join("data"), NODE).unwrap();
+    StateMachineStore::open(&data, &small(), watch::Sender::new(last).subscribe()).unwrap().check_log()
+}
+
+#[tokio::test]
+async fn a_state_ahead_of_the_log_is_refused_unless_a_snapshot_explains_it() {
+    let installed = stopped().await;
+    for last in [None, Some(log_id(10)), Some(log_id(20)), Some(log_id(21))] {
+        check_with_log(&installed, last).unwrap();
+    }
+
+    let node = Node::in_folder(installed);
+    node.apply_to(23).await;
+    node.store.flush().unwrap();
+    let applied = node.close();
+    for last in [Some(log_id(23)), Some(log_id(30))] {
+        check_with_log(&applied, last).unwrap();
+    }
+    for last in [None, Some(log_id(20)), Some(log_id(22))] {
+        let refused = check_with_log(&applied, last).unwrap_err().to_string();
+        assert!(refused.contains("lost its end") && refused.contains("23 were applied"), "{refused}");
+    }
+}
+
 #[tokio::test]
 async fn leftovers_are_removed_at_a_start() {
     let dir = stopped().await;

@@ -59,7 +59,7 @@ async fn requests_that_wait_share_one_sync_and_are_confirmed_in_order() {
 }
 
 #[tokio::test]
-async fn what_is_confirmed_was_synced_and_what_need_not_be_was_not() {
+async fn every_batch_is_synced_also_one_that_nobody_waits_for() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
     let syncs = |store: &RocksLogStore| store.shared.with_db(|db| Ok(db.syncs())).unwrap();
@@ -72,10 +72,10 @@ async fn what_is_confirmed_was_synced_and_what_need_not_be_was_not() {
     store.purge(log_id(1, 2)).await.unwrap();
     store.save_committed(Some(log_id(1, 4))).await.unwrap();
     wait_until(|| store.metrics().batches == 4).await;
-    assert_eq!(syncs(&store), 3);
+    assert_eq!(syncs(&store), 4);
     store.purge(log_id(1, 20)).await.unwrap();
     wait_until(|| store.metrics().batches == 5).await;
-    assert_eq!((syncs(&store), store.metrics().syncs), (4, 4));
+    assert_eq!((syncs(&store), store.metrics().syncs), (5, 5));
 }
 
 #[tokio::test]
@@ -123,13 +123,13 @@ async fn a_failed_sync_confirms_nothing_and_ends_all_work() {
 struct Full;
 
 impl Probe for Full {
-    fn before_write(&mut self, _sync: bool) -> Result<(), StorageError> {
+    fn before_write(&mut self) -> Result<(), StorageError> {
         Err(StorageError::Database { action: "writing", reason: "no space".to_owned() })
     }
 }
 
 #[tokio::test]
-async fn a_failed_unsynced_write_is_fatal_too() {
+async fn a_failed_write_that_nobody_waits_for_is_fatal_too() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     append_and_wait(&store, entries(1, 0..4)).await;
@@ -422,7 +422,7 @@ async fn a_log_that_lacks_entries_is_not_opened() {
     let mut batch = super::super::super::log_db::LogBatch::default();
     batch.append(&db, &entry(1, 7, 10));
     batch.purged(&db, &log_id(1, 3));
-    db.write(batch, true).unwrap();
+    db.write(batch).unwrap();
     drop(db);
     let refused = RocksLogStore::open(dir.path(), LogOptions::default(), panicking()).err().unwrap();
     assert!(refused.to_string().contains("entries are missing"), "{refused}");
@@ -431,7 +431,7 @@ async fn a_log_that_lacks_entries_is_not_opened() {
     let mut batch = super::super::super::log_db::LogBatch::default();
     batch.purged(&db, &log_id(1, 6));
     batch.committed(&db, &log_id(1, 9));
-    db.write(batch, true).unwrap();
+    db.write(batch).unwrap();
     drop(db);
     let refused = RocksLogStore::open(dir.path(), LogOptions::default(), panicking()).err().unwrap();
     assert!(refused.to_string().contains("is committed"), "{refused}");

@@ -155,7 +155,11 @@ async fn without_power_the_log_is_what_was_synced_and_a_torn_batch_is_not_there(
         }
         let newer = album.join(picture.to_string());
         for _ in 0..3 {
-            let Some(older) = last_picture.map(|picture| album.join(picture.to_string())) else { break };
+            // The one right before it, which may be of a purge: tearing reaches no
+            // further back than the last sync.
+            let Some(older) = picture.checked_sub(1).map(|picture| album.join(picture.to_string())) else {
+                break;
+            };
             if torn(&older, &newer, &mixed, &mut dice).is_none() {
                 break;
             }
@@ -170,8 +174,8 @@ async fn without_power_the_log_is_what_was_synced_and_a_torn_batch_is_not_there(
         assert!(found.agrees_with(&model), "found {found:?}\nexpected {model:?}");
         assert!(found.committed <= model.committed);
         looked += 1;
-        if let Some(picture) = last_picture.replace(picture) {
-            fs::remove_dir_all(album.join(picture.to_string())).unwrap();
+        for seen in last_picture.replace(picture).unwrap_or(0)..picture {
+            fs::remove_dir_all(album.join(seen.to_string())).unwrap();
         }
         since = vec![model.clone()];
     }
