@@ -7,6 +7,7 @@
 #   ./test.sh cluster    the cluster scenario against real processes
 #   ./test.sh etcd       etcd's clients, and etcd itself beside Kvorum
 #   ./test.sh torture    five minutes of faults, with a fixed seed and with a random one
+#   ./test.sh simulate   simulated clusters, some seeds fixed and some new
 #
 # A step that fails does not hide the next one. The last line counts the steps; a
 # part of the scenario that was not reached counts as failed. What follows `etcd` is
@@ -170,6 +171,12 @@ run_torture() {
     fi
 }
 
+# A short form of what `./simulate.sh --seeds 1000` does: the same seeds each time, and new ones.
+simulate() {
+    step 'simulated clusters, fixed seeds' ./simulate.sh --seeds 150 || true
+    step 'simulated clusters, new seeds' ./simulate.sh --seeds 150 --from $((1 + RANDOM * RANDOM)) || true
+}
+
 # What only compiles goes on meanwhile; nothing does that looks at the clock.
 everything() {
     local log
@@ -179,10 +186,12 @@ everything() {
     begin torture "$log" run_torture
     checks
     compile_tests
+    step 'build of the simulation' ./simulate.sh build || true
     say '== torture'
     finish
     cat "$log" >&2
     rm -f "$log"
+    simulate
     unit
     cluster
     # shellcheck disable=SC2119  # no options, whatever this script was given
@@ -190,8 +199,8 @@ everything() {
 }
 
 case ${1:-all} in
-    all | checks | unit | cluster | etcd | torture) ;;
-    *) die "usage: ./test.sh [checks|unit|cluster|etcd|torture]" ;;
+    all | checks | unit | cluster | etcd | torture | simulate) ;;
+    *) die "usage: ./test.sh [checks|unit|cluster|etcd|torture|simulate]" ;;
 esac
 
 install_system_packages e2fsprogs jq mount

@@ -16,6 +16,7 @@ use rocksdb::{
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
+#[cfg(not(feature = "simulation"))]
 use super::log_audit::audit;
 use super::log_codec::{
     Entry, LogId, Vote, entry_size, put_stored_entry, read_stored_entry, read_stored_log_id,
@@ -33,6 +34,7 @@ const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"last_purged";
 
 /// An empty folder that exists while the log is being opened.
+#[cfg(not(feature = "simulation"))]
 const NO_WAL: &str = "no-wal";
 
 const MIB: usize = 1024 * 1024;
@@ -102,6 +104,7 @@ fn create_folder(dir: &Path) -> Result<(), StorageError> {
 ///
 /// Only the database knows. It is opened to be read, without any write-ahead log:
 /// that takes the list of its files and no more, and changes nothing.
+#[cfg(not(feature = "simulation"))]
 pub(super) fn oldest_needed(dir: &Path) -> Result<Option<u64>, StorageError> {
     let current = dir.join("CURRENT");
     if !current.try_exists().map_err(|error| StorageError::file("looking for", &current, &error))? {
@@ -127,6 +130,8 @@ impl LogDb {
     /// Besides I/O: if the write-ahead log is damaged before its end.
     pub(super) fn open(dir: &Path, write_buffer_bytes: usize) -> Result<Self, StorageError> {
         create_folder(dir)?;
+        // The simulated database has no files.
+        #[cfg(not(feature = "simulation"))]
         audit(dir, oldest_needed(dir)?)?;
         let families = [
             ColumnFamilyDescriptor::new(LOGS, logs_options(write_buffer_bytes)),
@@ -251,6 +256,12 @@ impl LogDb {
         let mut options = WriteOptions::default();
         options.set_sync(!Mutant::AcknowledgeUnsynced.is_awake());
         self.db.write_opt(batch.writes, &options).map_err(failed("writing the log"))
+    }
+
+    /// Writes a batch that a crash may take or leave: one that is being synced.
+    #[cfg(feature = "simulation")]
+    pub(super) fn write_in_flight(&self, batch: LogBatch) -> Result<(), StorageError> {
+        self.db.write_opt(batch.writes, &WriteOptions::default()).map_err(failed("writing the log"))
     }
 
     /// Gives the files back whose entries are all at or before `upto`.

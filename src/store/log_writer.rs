@@ -233,9 +233,9 @@ impl<P: Probe> Writer<P> {
         while let Some(first) = queue.recv().await {
             let requests = Self::take(first, &mut queue, &mut closing);
             let prepared = self.prepare(requests);
-            if prepared.outcome.sync && self.shared.check_poison().is_ok() {
+            if !prepared.batch.is_empty() && self.shared.check_poison().is_ok() {
                 let in_flight = prepared.batch.clone();
-                let written = self.shared.with_db(|db| db.write(in_flight, false));
+                let written = self.shared.with_db(|db| db.write_in_flight(in_flight));
                 drop(written);
                 let took = crate::simulation::world().sync_time(crate::simulation::current_node());
                 tokio::time::sleep(took).await;

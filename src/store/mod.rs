@@ -16,6 +16,7 @@ pub mod snapshot;
 pub mod state_machine;
 
 mod generation;
+#[cfg(not(feature = "simulation"))]
 mod log_audit;
 mod log_cache;
 mod log_db;
