@@ -45,7 +45,7 @@ impl Mutant {
         Self::DeposedLessor,
     ];
 
-    /// Its name in [`VARIABLE`] and, after `mutant-`, of its feature.
+    /// Its name in `KVORUM_MUTANT` and, after `mutant-`, of its feature.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AcknowledgeUnsynced => "acknowledge-unsynced",

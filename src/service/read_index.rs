@@ -1,7 +1,7 @@
 //! Read index: the log index that a linearizable read must have applied.
 //!
 //! The leader takes its commit index, confirms with a majority that it still leads
-//! ([`leadership`]), and answers with that index. Readers share
+//! (`leadership.rs`), and answers with that index. Readers share
 //! confirmations: while one is under way the next readers gather for the next
 //! one. They must not join the one under way, since it may have begun before a
 //! write that they have to see was acknowledged.

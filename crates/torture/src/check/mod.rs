@@ -2,7 +2,7 @@
 //!
 //! Each looks at a [`History`] in its own way, so that one lie usually shows in several.
 //! None knows which faults there were. All of them are near-linear in the length of the
-//! history, but for the searches of [`wgl`] and the smallest parts of what they find,
+//! history, but for the searches of `wgl` and the smallest parts of what they find,
 //! which are bounded: what was given up is counted.
 //!
 //! What a run must hold for them is written down in [`crate::history`]. Besides, the bank
