@@ -56,7 +56,8 @@ unit() {
 script=''
 script_name=''
 
-# begin NAME OUTPUT SCRIPT [ARGUMENT...]: starts a script, whose parts `finish` records.
+# begin NAME OUTPUT SCRIPT [ARGUMENT...]: starts a script, whose parts `finish` records. It
+# prints into the file OUTPUT, or where the others print if that is empty.
 # It writes one line for each of them, whether reached or not, to the file that is named
 # by PARTS.
 begin() {
@@ -71,8 +72,9 @@ begin() {
     set -m
     (
         trap : TERM
+        if [[ -n $output ]]; then exec >"$output" 2>&1; else exec >&2; fi
         "$@"
-    ) </dev/null >"$output" 2>&1 &
+    ) </dev/null &
     set +m
     script=$!
 }
@@ -94,7 +96,7 @@ finish() {
 parts() {
     local name=$1
     shift
-    begin "$name" /dev/stderr "$@"
+    begin "$name" '' "$@"
     finish
 }
 
