@@ -118,5 +118,10 @@ pub mod config {
     }
 }
 
+/// Stands in for how tasks are started: what Openraft is told to run on.
+pub(crate) mod tasks {
+    pub(crate) use openraft::TokioRuntime as Runtime;
+}
+
 pub use server::raft_types::{Entry, LogId, Member, NodeId, SnapshotMeta, TypeConfig, Vote};
 pub use server::{codec, command, error, keyspace};

@@ -14,6 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::forwarder::to_forward_error;
 use super::handle::{RequestCounters, View};
@@ -135,7 +136,8 @@ impl ReadIndex {
     /// The index of what is committed, once a majority confirms that this node led
     /// when it was taken.
     async fn confirm(&self) -> Answer {
-        let index = self.committed().await?;
+        let until = Instant::now() + self.inner.deadline;
+        let index = self.committed(until).await?;
         let (vote, membership) = {
             let metrics = self.inner.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -146,7 +148,8 @@ impl ReadIndex {
         if !vote.is_committed() || vote.leader_id().node_id != transport.node_id() {
             return Err(ForwardError::NotLeader { leader: None });
         }
-        match leadership::confirm(transport, vote, membership.membership(), self.inner.deadline).await {
+        let left = until.saturating_duration_since(Instant::now());
+        match leadership::confirm(transport, vote, membership.membership(), left).await {
             Ok(()) => Ok(index),
             Err(Unconfirmed::Deposed) => Err(ForwardError::NotLeader { leader: None }),
             Err(Unconfirmed::TooFew { confirmed }) => Err(ForwardError::Unavailable(format!(
@@ -160,10 +163,10 @@ impl ReadIndex {
     ///
     /// Openraft answers if a majority has followed not long ago, and waits for it
     /// otherwise; that is no proof, but a reason not to ask.
-    async fn committed(&self) -> Answer {
+    async fn committed(&self, until: Instant) -> Answer {
         let recently_followed = LinearizerOption::new(None, true);
         let taking = self.inner.raft.get_read_linearizer(recently_followed);
-        match tokio::time::timeout(self.inner.deadline, taking).await {
+        match tokio::time::timeout_at(until, taking).await {
             Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                 let addr = forward.leader_node.map(|node| node.addr);

@@ -20,7 +20,7 @@ use crate::ledger::Entry;
 use crate::record::{Clock, RecordError};
 use crate::report::{self, Check, Problem, Run, Verdict};
 use crate::timeline::Mishap;
-use crate::workload::{Clients, Endpoint, Options, Recorded};
+use crate::workload::{Clients, Options, Recorded};
 
 /// The variable that wakes a planted bug, in a build that has some.
 const MUTANT: &str = "KVORUM_MUTANT";
@@ -123,7 +123,7 @@ pub async fn run(plan: &Plan) -> Result<Ran, RunError> {
     let mut dice = Dice::new(plan.seed);
     let (mut of_faults, of_clients) = (dice.fork(), dice.fork());
     let options = Options { clients: plan.clients, pause: plan.pause, ..Options::default() };
-    let mut clients = Clients::start(endpoints_of(&cluster), &options, clock, of_clients);
+    let mut clients = Clients::start(cluster.endpoints().borrow().clone(), &options, clock, of_clients);
 
     let mut nemesis = Nemesis::new(plan.faults.clone(), Some(safe_revision(&clients)));
     let mut broken = Vec::new();
@@ -199,14 +199,6 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
-fn endpoints_of(cluster: &Cluster) -> Vec<Endpoint> {
-    cluster.endpoints().borrow().iter().map(as_endpoint).collect()
-}
-
-fn as_endpoint(endpoint: &crate::cluster::Endpoint) -> Endpoint {
-    Endpoint { node: endpoint.node, http: endpoint.http.clone(), grpc: endpoint.grpc.clone() }
-}
-
 /// Everything above it is still needed by watchers that must see all.
 fn safe_revision(clients: &Clients) -> SafeRevision {
     let seen = clients.seen();
@@ -226,10 +218,7 @@ async fn inflict(
     loop {
         tokio::select! {
             ended = &mut faults => return ended.map(drop),
-            Ok(()) = endpoints.changed() => {
-                let list = endpoints.borrow_and_update().iter().map(as_endpoint).collect();
-                clients.set_endpoints(list);
-            }
+            Ok(()) = endpoints.changed() => clients.set_endpoints(endpoints.borrow_and_update().clone()),
         }
     }
 }

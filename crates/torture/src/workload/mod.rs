@@ -26,20 +26,10 @@ use tokio::task::JoinHandle;
 use self::registers::{Memory, Registers};
 use self::session::{Phase, Session, Shared};
 use self::txns::Books;
+pub use crate::cluster::Endpoint;
 use crate::dice::Dice;
-use crate::history::{Holding, NodeId, Operation, Outcome, WatchLog, WatchNote, Way};
+use crate::history::{Holding, Operation, Outcome, WatchLog, WatchNote, Way};
 use crate::record::Clock;
-
-/// Where a node can be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The node.
-    pub node: NodeId,
-    /// `HOST:PORT` of its HTTP API.
-    pub http: String,
-    /// `HOST:PORT` of etcd's API.
-    pub grpc: String,
-}
 
 /// How much of what is done: numbers that stand to each other as the calls shall.
 #[derive(Debug, Clone, PartialEq, Eq)]
