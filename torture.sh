@@ -5,6 +5,8 @@
 #   ./torture.sh --duration 60 --seed 7       repeats the faults of a seed
 #   ./torture.sh --faults kill-leader,one-way only these
 #   ./torture.sh mutants                      builds that have a planted bug must be caught
+#   ./torture.sh check FOLDER                 judges a recorded run again
+#   ./torture.sh faults                       lists all faults
 #   ./torture.sh --help                       everything else
 #
 # What is printed last is the verdict; a run that found a broken promise ends with 1.
@@ -33,5 +35,8 @@ if [[ ${1:-} == mutants ]]; then
 fi
 
 build
+case ${1:-} in
+    check | faults) exec "$TORTURE" "$@" ;;
+esac
 commit=$(git -C "$ROOT" describe --always --dirty --abbrev=10 2>/dev/null || printf 'unknown')
 exec "$TORTURE" run --binary "$KVORUM_BIN" --preload "$PRELOAD" --commit "$commit" "$@"
