@@ -1,7 +1,7 @@
-//! Clients: what they ask, and what they write down of it.
+//! How clients reach the simulated nodes: by their services, as if over a connection.
+//!
+//! What clients do and how it is judged is the torture's: see `kvorum_torture::workload`.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,182 +12,126 @@ use kvorum::error::Error;
 use kvorum::keyspace::{KeyRange, KeyValue, RangeRequest};
 use kvorum::service::{Consistency, Service};
 use kvorum_torture::dice::Dice;
-use kvorum_torture::history::{Call, Compare, Operation, Outcome, Record, Step, StepResult, Way, keys};
-use tokio::time::sleep;
+use kvorum_torture::history::{Call, Compare, Outcome, Record, Step, StepResult, Way};
+use kvorum_torture::workload::{Endpoint, Granted, Renewal, Wire};
 
 use crate::cluster::Cluster;
-use crate::{system, trace};
+use crate::trace;
 
-/// What all clients of a run share.
-pub(crate) struct Book {
-    pub(crate) operations: RefCell<Vec<Operation>>,
-    values: RefCell<u64>,
-}
+/// How long a client waits that is patient: longer than a node takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-impl Book {
-    pub(crate) fn new() -> Rc<Self> {
-        Rc::new(Self { operations: RefCell::default(), values: RefCell::new(0) })
-    }
-
-    /// A value that no one else has.
-    fn value(&self) -> String {
-        let mut values = self.values.borrow_mut();
-        *values += 1;
-        format!("v{values}")
-    }
-}
-
-/// One client.
-pub(crate) struct Client {
-    pub(crate) number: u32,
+/// One client's way to all nodes.
+pub(crate) struct Direct {
     pub(crate) cluster: Rc<Cluster>,
-    pub(crate) book: Rc<Book>,
-    pub(crate) dice: Dice,
-    pub(crate) keys: usize,
-    pub(crate) think_ms: usize,
-    /// A lease of its own, if it has one.
-    lease: Option<i64>,
-    /// The last revision at which it saw a key.
-    seen: BTreeMap<String, i64>,
 }
 
 /// What became of a call.
 type Told = Result<(i64, bool, Vec<StepResult>), Error>;
 
-impl Client {
-    pub(crate) fn new(
-        number: u32,
-        cluster: Rc<Cluster>,
-        book: Rc<Book>,
-        dice: Dice,
-        keys: usize,
-        think_ms: usize,
-    ) -> Self {
-        Self { number, cluster, book, dice, keys, think_ms, lease: None, seen: BTreeMap::new() }
-    }
+/// What became of a question.
+enum Heard<T> {
+    /// Nobody was there to be asked.
+    Nobody,
+    /// The node answered.
+    Answer(T),
+    /// It was asked, and there was no answer.
+    Nothing(String),
+}
 
-    /// Asks until `until`, on the run's clock.
-    pub(crate) async fn run(mut self, until: Duration) {
-        while u128::from(system::now()) < until.as_nanos() {
-            let pause = self.dice.millis(1, self.think_ms + 1);
-            sleep(pause).await;
-            let nodes = self.cluster.all();
-            let node = *self.dice.pick(&nodes);
-            if self.dice.chance(6) {
-                self.lease(node).await;
-            } else {
-                let call = self.draw();
-                self.ask(node, call).await;
-            }
-        }
-    }
-
-    fn key(&mut self) -> String {
-        format!("{}{}", keys::REGISTER, self.dice.below(self.keys))
-    }
-
-    fn draw(&mut self) -> Call {
-        let key = self.key();
-        let get = |key: &String| Step::Get { key: key.clone() };
-        let plain =
-            |then: Vec<Step>, local: bool| Call::Txn { compares: vec![], then, otherwise: vec![], local };
-        match self.dice.below(100) {
-            0..30 => plain(vec![self.put(key)], false),
-            30..36 => plain(vec![Step::Delete { key }], false),
-            36..60 => plain(vec![get(&key)], false),
-            60..66 => plain(vec![get(&key)], true),
-            66..72 => {
-                let other = self.key();
-                plain(vec![get(&key), get(&other)], false)
-            }
-            72..88 => {
-                let revision = self.seen.get(&key).copied().unwrap_or(0);
-                let compare = Compare::ModRevision { key: key.clone(), revision };
-                let then = vec![get(&key), self.put(key.clone())];
-                Call::Txn { compares: vec![compare], then, otherwise: vec![get(&key)], local: false }
-            }
-            _ => {
-                let other = self.key();
-                let mut then = vec![self.put(key.clone())];
-                if other != key {
-                    then.push(self.put(other.clone()));
-                }
-                then.push(get(&other));
-                let compare = Compare::CreateRevision { key: key.clone(), revision: 0 };
-                let compares = if self.dice.chance(30) { vec![compare] } else { vec![] };
-                Call::Txn { compares, then, otherwise: vec![get(&key)], local: false }
-            }
-        }
-    }
-
-    fn put(&mut self, key: String) -> Step {
-        let lease = self.lease.filter(|_| self.dice.chance(30));
-        Step::Put { key, value: self.book.value(), lease }
-    }
-
-    /// Asks a node and writes down what it was told.
-    pub(crate) async fn ask(&mut self, node: NodeId, call: Call) {
-        let begun = system::now();
-        let Some((scope, service)) = self.cluster.service(node) else {
-            // Nobody there: not worth a line in the history.
-            return;
-        };
-        let asked = call.clone();
-        let is_single = self.dice.chance(50);
-        let asking = scope.handle().spawn(async move { carry_out(&service, &asked, is_single).await });
+impl Direct {
+    /// Asks a node as one of its tasks, which ends with it.
+    async fn ask<T, F>(
+        &self,
+        node: NodeId,
+        dice: &mut Dice,
+        work: impl FnOnce(Service) -> F + Send + 'static,
+    ) -> Heard<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let Some((scope, service)) = self.cluster.service(node) else { return Heard::Nobody };
+        let asking = scope.handle().spawn(work(service));
         let stop = asking.abort_handle();
-        let patience = if self.dice.chance(10) { self.dice.millis(1, 500) } else { Duration::from_secs(30) };
-        let outcome = match tokio::time::timeout(patience, asking).await {
-            Ok(Ok(Ok((revision, succeeded, results)))) => Outcome::Done { revision, succeeded, results },
-            Ok(Ok(Err(error))) => told(&error),
-            Ok(Err(gone)) => Outcome::Unknown { reason: gone.to_string() },
+        let patience = if dice.chance(10) { dice.millis(1, 500) } else { PATIENCE };
+        match tokio::time::timeout(patience, asking).await {
+            Ok(Ok(answer)) => Heard::Answer(answer),
+            Ok(Err(gone)) => Heard::Nothing(gone.to_string()),
             Err(_) => {
-                if self.dice.chance(50) {
+                // Some servers notice that their client has gone.
+                if dice.chance(50) {
                     stop.abort();
                 }
-                Outcome::Unknown { reason: "the client gave up".to_owned() }
-            }
-        };
-        trace::note(|| format!("client {} at {node}: {call:?} -> {outcome:?}", self.number));
-        self.remember(&outcome);
-        let ended = system::now();
-        let operation = Operation { client: self.number, node, way: Way::Http, begun, ended, call, outcome };
-        self.book.operations.borrow_mut().push(operation);
-    }
-
-    fn remember(&mut self, outcome: &Outcome) {
-        if let Outcome::Done { results, .. } = outcome {
-            for (place, result) in results.iter().enumerate() {
-                if let StepResult::Got(Some(record)) = result
-                    && let Some(Operation { call: Call::Txn { then, .. }, .. }) =
-                        self.book.operations.borrow().last()
-                    && let Some(Step::Get { key }) = then.get(place)
-                {
-                    self.seen.insert(key.clone(), record.mod_revision);
-                }
+                Heard::Nothing("the client gave up".to_owned())
             }
         }
     }
+}
 
-    /// Grants, renews or revokes a lease; keys that end with it are seen by watchers.
-    async fn lease(&mut self, node: NodeId) {
-        let Some((scope, service)) = self.cluster.service(node) else { return };
-        let lease = self.lease;
-        let choice = self.dice.below(3);
-        let ttl = 1 + self.dice.below(3) as i64;
-        let asking = scope.handle().spawn(async move {
-            match (lease, choice) {
-                (Some(id), 0) => service.lease_revoke(id).await.map(|_| None),
-                (Some(id), _) => {
-                    service.lease_keep_alive(id).await.map(|renewed| (renewed.ttl > 0).then_some(id))
-                }
-                (None, _) => service.lease_grant(0, ttl).await.map(|granted| Some(granted.id)),
-            }
-        });
-        let told = tokio::time::timeout(Duration::from_secs(30), asking).await;
-        trace::note(|| format!("client {} at {node}: lease {lease:?} -> {told:?}", self.number));
-        self.lease = told.ok().and_then(Result::ok).and_then(Result::ok).flatten();
+impl Wire for Direct {
+    fn choose_way(&mut self, call: &Call, _dice: &mut Dice) -> Way {
+        match call {
+            Call::Txn { .. } => Way::Grpc,
+            Call::SeedWrite { .. } | Call::SeedRead { .. } => Way::Seed,
+        }
     }
+
+    async fn call(&mut self, _way: Way, endpoint: &Endpoint, call: &Call, dice: &mut Dice) -> Outcome {
+        let node = endpoint.node;
+        let (asked, is_plain) = (call.clone(), dice.chance(50));
+        let heard = self
+            .ask(node, dice, move |service| async move {
+                match &asked {
+                    Call::Txn { .. } => {
+                        let done = carry_out(&service, &asked, is_plain).await;
+                        done.map(|(revision, succeeded, results)| Outcome::Done {
+                            revision,
+                            succeeded,
+                            results,
+                        })
+                    }
+                    Call::SeedWrite { key, value } => seed_write(&service, key, value.as_deref()).await,
+                    Call::SeedRead { key } => seed_read(&service, key).await,
+                }
+            })
+            .await;
+        let outcome = match heard {
+            Heard::Nobody => Outcome::Failed { reason: "not sent: nobody is there".to_owned() },
+            Heard::Answer(Ok(outcome)) => outcome,
+            Heard::Answer(Err(error)) => told(&error),
+            Heard::Nothing(reason) => Outcome::Unknown { reason },
+        };
+        trace::note(|| format!("a client at {node}: {call:?} -> {outcome:?}"));
+        outcome
+    }
+
+    async fn grant(&mut self, endpoint: &Endpoint, ttl: i64, dice: &mut Dice) -> Option<Granted> {
+        let granting = move |service: Service| async move { service.lease_grant(0, ttl).await };
+        let heard = self.ask(endpoint.node, dice, granting).await;
+        let Heard::Answer(Ok(granted)) = heard else { return None };
+        trace::note(|| format!("a client at {}: {granted:?}", endpoint.node));
+        Some(Granted { id: granted.id, ttl: seconds(granted.ttl)? })
+    }
+
+    async fn keep_alive(&mut self, endpoint: &Endpoint, id: i64, dice: &mut Dice) -> Renewal {
+        let renewing = move |service: Service| async move { service.lease_keep_alive(id).await };
+        let heard = self.ask(endpoint.node, dice, renewing).await;
+        let Heard::Answer(Ok(renewed)) = heard else { return Renewal::Unknown };
+        trace::note(|| format!("a client at {}: lease {id}: {renewed:?}", endpoint.node));
+        seconds(renewed.ttl).map_or(Renewal::Gone, Renewal::Renewed)
+    }
+
+    async fn revoke(&mut self, endpoint: &Endpoint, id: i64, dice: &mut Dice) {
+        let revoking = move |service: Service| async move { service.lease_revoke(id).await.is_ok() };
+        if let Heard::Answer(is_revoked) = self.ask(endpoint.node, dice, revoking).await {
+            trace::note(|| format!("a client at {}: lease {id} revoked: {is_revoked}", endpoint.node));
+        }
+    }
+}
+
+fn seconds(number: i64) -> Option<Duration> {
+    u64::try_from(number).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
 }
 
 fn told(error: &Error) -> Outcome {
@@ -250,19 +194,22 @@ fn results(done: &TxnOutcome) -> Vec<StepResult> {
     done.responses.iter().map(result).collect()
 }
 
+fn put(key: &str, value: &str, lease: i64) -> Command {
+    let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
+    Command::of(command::Write::Put { key, value, lease })
+}
+
 /// Carries a call out; what is a single read or write goes the way of those if
-/// `is_single`.
-async fn carry_out(service: &Service, call: &Call, is_single: bool) -> Told {
+/// `is_plain`.
+async fn carry_out(service: &Service, call: &Call, is_plain: bool) -> Told {
     let Call::Txn { compares, then, otherwise, local } = call else {
-        unreachable!("clients ask for transactions")
+        unreachable!("only transactions are carried out as such")
     };
     let consistency = if *local { Consistency::Local } else { Consistency::Linearizable };
-    if is_single && compares.is_empty() {
+    if is_plain && compares.is_empty() {
         match then.as_slice() {
             [Step::Put { key, value, lease }] => {
-                let lease = lease.unwrap_or(0);
-                let (key, value) = (Bytes::from(key.clone()), Bytes::from(value.clone()));
-                let outcome = service.write(Command::of(command::Write::Put { key, value, lease })).await?;
+                let outcome = service.write(put(key, value, lease.unwrap_or(0))).await?;
                 return Ok((outcome.revision, true, vec![StepResult::Put]));
             }
             [Step::Delete { key }] => {
@@ -286,4 +233,20 @@ async fn carry_out(service: &Service, call: &Call, is_single: bool) -> Told {
     };
     let (revision, done) = service.txn(txn, None, consistency).await?;
     Ok((revision, done.succeeded, results(&done)))
+}
+
+/// What the seed's `/write` asks of the service.
+async fn seed_write(service: &Service, key: &str, value: Option<&str>) -> Result<Outcome, Error> {
+    let command = match value {
+        Some(value) => put(key, value, 0),
+        None => Command::delete(key.to_owned()),
+    };
+    service.write(command).await.map(|_| Outcome::SeedWritten)
+}
+
+/// What the seed's `/read` asks of it.
+async fn seed_read(service: &Service, key: &str) -> Result<Outcome, Error> {
+    let (_, found) = service.read(RangeRequest::of(one(key)), Consistency::Linearizable).await?;
+    let value = found.items.first().map(|item| String::from_utf8_lossy(&item.record.value).into_owned());
+    Ok(Outcome::SeedFound { value: value.unwrap_or_default() })
 }

@@ -105,6 +105,18 @@ impl Cluster {
             .find(|id| self.service(*id).is_some_and(|(_, service)| service.is_leader()))
     }
 
+    /// The running nodes that are members, if there is a leader who knows; else all that run.
+    pub(crate) fn serving(&self) -> Vec<NodeId> {
+        let mut nodes = self.running();
+        if let Some(leader) = self.leader().and_then(|leader| self.core(leader)) {
+            let metrics = leader.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let members = metrics.membership_config.membership();
+            nodes.retain(|node| members.get_node(node).is_some());
+        }
+        nodes
+    }
+
     /// Takes a node for oneself, running or not; false if somebody else has it.
     pub(crate) fn hold(&self, id: NodeId) -> bool {
         let mut slots = self.slots.borrow_mut();

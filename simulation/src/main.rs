@@ -34,7 +34,6 @@
 //! change the next one.
 
 mod batch;
-mod check;
 mod clients;
 mod cluster;
 mod nemesis;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use kvorum_torture::dice::Dice;
+use kvorum_torture::workload::Weights;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -59,6 +60,13 @@ const FAULTS: [Fault; 15] = [
     Fault::Clock,
 ];
 
+/// Everything, only registers, and mostly transactions.
+const WEIGHTS: [Weights; 3] = [
+    Weights { registers: 40, seeds: 15, lists: 18, counters: 12, bank: 15 },
+    Weights { registers: 85, seeds: 15, lists: 0, counters: 0, bank: 0 },
+    Weights { registers: 5, seeds: 5, lists: 45, counters: 10, bank: 35 },
+];
+
 /// What is made worse than it is, to see that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Canary {
@@ -76,12 +84,17 @@ pub(crate) struct Plan {
     pub(crate) voters: u64,
     /// Nodes beside them that may join.
     pub(crate) spares: u64,
-    pub(crate) clients: u32,
-    pub(crate) keys: usize,
+    pub(crate) clients: usize,
+    /// Clients that take locks.
+    pub(crate) lockers: usize,
+    /// What the other clients do.
+    pub(crate) weights: Weights,
+    /// Registers at a time.
+    pub(crate) registers: usize,
     /// How long faults happen.
     pub(crate) length: Duration,
-    /// Longest pause of a client between two calls, in milliseconds.
-    pub(crate) think_ms: usize,
+    /// Mean pause of a client between two calls, in milliseconds.
+    pub(crate) think_ms: u64,
     /// The kinds of faults that happen.
     pub(crate) faults: Vec<Fault>,
     /// Faults at once.
@@ -126,10 +139,12 @@ impl Plan {
             seed,
             voters: *dice.pick(&[3, 3, 3, 5]),
             spares: if faults.contains(&Fault::Membership) { 2 } else { 0 },
-            clients: 2 + dice.below(5) as u32,
-            keys: *dice.pick(&[1, 2, 5, 20]),
+            clients: 2 + dice.below(5),
+            lockers: *dice.pick(&[0, 0, 1, 3]),
+            weights: dice.pick(&WEIGHTS).clone(),
+            registers: *dice.pick(&[1, 2, 5, 20]),
             length: dice.millis(4_000, 12_000),
-            think_ms: *dice.pick(&[20, 80, 300]),
+            think_ms: *dice.pick(&[10, 40, 150]),
             nemeses: *dice.pick(&[1, 1, 2]),
             calm_ms: *dice.pick(&[500, 2_000, 4_000]),
             fault_ms: *dice.pick(&[300, 1_500, 5_000]),

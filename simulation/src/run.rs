@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -10,14 +11,16 @@ use kvorum::NodeId;
 use kvorum::error::Error;
 use kvorum::keyspace::{KeyRange, RangeRequest};
 use kvorum::simulation::Scope;
-use kvorum_torture::history::{Call, History, NodeState, Outcome, Step, keys};
+use kvorum_torture::check::check;
+use kvorum_torture::history::{History, NodeState, Outcome};
+use kvorum_torture::record::Clock;
+use kvorum_torture::workload::{Crew, Endpoint, Legacy, Phase, Shared};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
-use crate::check::check;
-use crate::clients::{Book, Client, record};
+use crate::clients::{Direct, record};
 use crate::cluster::Cluster;
 use crate::nemesis::Nemesis;
 use crate::plan::{Canary, Plan};
@@ -27,6 +30,8 @@ use crate::{net, system, trace, world};
 
 /// How long a cluster without faults may take to come to rest.
 const REST: Duration = Duration::from_secs(120);
+/// How long clients go on once all faults have ended.
+const CALM: Duration = Duration::from_secs(2);
 
 /// As much as a main thread has.
 const STACK_BYTES: usize = 8 << 20;
@@ -117,19 +122,19 @@ async fn simulate(plan: &mut Plan, root: &Path) -> Report {
     net::begin(plan.dice.fork(), plan.latency_us, plan.breaks);
     kvorum::simulation::install(Rc::new(Chance::new(plan)));
     let cluster = Cluster::new(plan, root);
-    let book = Book::new();
     let watcher = Watcher::new(Rc::clone(&cluster), plan.dice.fork());
-    // What belongs to no node runs in a life of its own.
+    // The clock is moved by steps of tasks, and there may be no node left that takes any.
     let outside = Scope::new(0);
+    outside.handle().spawn(async {
+        loop {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
     let mut history = History::default();
     if found(plan, &cluster).await {
         let supervisor = cluster.supervise();
         let watching = tokio::task::spawn_local(Rc::clone(&watcher).run());
-        trouble(plan, &cluster, &book, &watcher).await;
-        heal(&cluster).await;
-        if rest(&cluster).await.is_some() {
-            last_calls(plan, &cluster, &book).await;
-        }
+        trouble(plan, &cluster, &watcher, &mut history).await;
         match rest(&cluster).await {
             Some(members) => history.final_states = states(&cluster, &members),
             None => cluster.problem(format!("the cluster does not come to rest: {}", describe(&cluster))),
@@ -144,11 +149,10 @@ async fn simulate(plan: &mut Plan, root: &Path) -> Report {
         cluster.problem("the cluster was not founded".to_owned());
     }
     outside.end();
-    history.operations = book.operations.take();
     history.watches.push(watcher.log());
     let mut problems = cluster.take_problems();
     if !history.final_states.is_empty() {
-        problems.extend(check(&history));
+        problems.extend(check(&history).problems.iter().map(ToString::to_string));
     }
     let panics = PANICS.load(Ordering::Relaxed);
     if panics > 0 {
@@ -173,7 +177,7 @@ fn sum_up(seed: u64, history: &History, problems: Vec<String>) -> Report {
         steps,
         simulated_ms: system::now() / 1_000_000,
         operations: history.operations.len() as u64,
-        acknowledged: count(|outcome| matches!(outcome, Outcome::Done { .. })),
+        acknowledged: count(|outcome| !matches!(outcome, Outcome::Unknown { .. } | Outcome::Failed { .. })),
         unknown: count(|outcome| matches!(outcome, Outcome::Unknown { .. })),
         failed: count(|outcome| matches!(outcome, Outcome::Failed { .. })),
         revision: history.final_states.first().map_or(0, |state| state.revision),
@@ -200,15 +204,28 @@ async fn found(plan: &Plan, cluster: &Rc<Cluster>) -> bool {
     false
 }
 
-/// Clients work while faults happen.
-async fn trouble(plan: &mut Plan, cluster: &Rc<Cluster>, book: &Rc<Book>, watcher: &Rc<Watcher>) {
-    let until = Duration::from_nanos(system::now()) + plan.length;
-    let mut tasks = Vec::new();
-    for number in 1..=plan.clients {
-        let dice = plan.dice.fork();
-        let client = Client::new(number, Rc::clone(cluster), Rc::clone(book), dice, plan.keys, plan.think_ms);
-        tasks.push(tokio::task::spawn_local(client.run(until)));
+/// Clients work while faults happen, and for a while longer.
+async fn trouble(plan: &mut Plan, cluster: &Rc<Cluster>, watcher: &Rc<Watcher>, history: &mut History) {
+    let endpoints =
+        cluster.all().into_iter().map(|node| Endpoint { node, http: String::new(), grpc: String::new() });
+    let (_endpoints, known) = tokio::sync::watch::channel(endpoints.collect::<Arc<[_]>>());
+    let (phase, told) = tokio::sync::watch::channel(Phase::Work);
+    let shared = Arc::new(Shared::new(Clock::new(), plan.request_timeout, known, told));
+    let pause = Duration::from_millis(plan.think_ms);
+    let crew = Rc::new(Crew::new(shared, plan.registers, plan.weights.clone(), pause));
+    history.bank_total = crew.bank_total();
+
+    let mut clients = Vec::new();
+    for number in 0..plan.clients + plan.lockers {
+        let (crew, dice) = (Rc::clone(&crew), plan.dice.fork());
+        let wire = Direct { cluster: Rc::clone(cluster) };
+        let takes_locks = number >= plan.clients;
+        clients.push(tokio::task::spawn_local(async move {
+            if takes_locks { crew.lock(dice, wire).await } else { crew.work(dice, wire).await }
+        }));
     }
+    let until = Duration::from_nanos(system::now()) + plan.length;
+    let mut troubles = Vec::new();
     for _ in 0..plan.nemeses {
         let nemesis = Nemesis {
             cluster: Rc::clone(cluster),
@@ -216,11 +233,29 @@ async fn trouble(plan: &mut Plan, cluster: &Rc<Cluster>, book: &Rc<Book>, watche
             dice: plan.dice.fork(),
             plan: plan.clone(),
         };
-        tasks.push(tokio::task::spawn_local(nemesis.run(until)));
+        troubles.push(tokio::task::spawn_local(nemesis.run(until)));
     }
-    for task in tasks {
-        if let Err(error) = task.await {
+    for trouble in troubles {
+        if let Err(error) = trouble.await {
             cluster.problem(format!("a part of the simulation ended: {error}"));
+        }
+    }
+    // There is none if the seed drew no faults.
+    sleep(until.saturating_sub(Duration::from_nanos(system::now()))).await;
+    heal(cluster).await;
+    sleep(CALM).await;
+    phase.send_replace(Phase::Halt);
+    for client in clients {
+        match client.await {
+            Ok(Legacy { mut operations, mut holdings, mut watches, broken }) => {
+                history.operations.append(&mut operations);
+                history.holdings.append(&mut holdings);
+                history.watches.append(&mut watches);
+                for what in broken {
+                    cluster.problem(what);
+                }
+            }
+            Err(error) => cluster.problem(format!("a client ended: {error}")),
         }
     }
 }
@@ -257,6 +292,10 @@ async fn rest(cluster: &Rc<Cluster>) -> Option<BTreeSet<NodeId>> {
     while u128::from(system::now() - begun) < REST.as_nanos() {
         sleep(Duration::from_millis(100)).await;
         let Some(leader) = cluster.leader().and_then(|leader| cluster.core(leader)) else { continue };
+        // Without leases nothing more is written, so this comes first.
+        if leader.service.leases().await.map_or(true, |(_, leases)| !leases.is_empty()) {
+            continue;
+        }
         let (members, last) = {
             let metrics = leader.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -267,26 +306,11 @@ async fn rest(cluster: &Rc<Cluster>) -> Option<BTreeSet<NodeId>> {
         let is_there = |node: &NodeId| {
             cluster.core(*node).is_some_and(|core| core.store.applied_log_id().map(|id| id.index) == last)
         };
-        if members.iter().all(is_there)
-            && leader.service.leases().await.is_ok_and(|(_, leases)| leases.is_empty())
-        {
+        if members.iter().all(is_there) {
             return Some(members);
         }
     }
     None
-}
-
-/// Once more, everybody everywhere.
-async fn last_calls(plan: &mut Plan, cluster: &Rc<Cluster>, book: &Rc<Book>) {
-    let mut client =
-        Client::new(0, Rc::clone(cluster), Rc::clone(book), plan.dice.fork(), plan.keys, plan.think_ms);
-    for node in cluster.running() {
-        for key in 0..plan.keys.min(3) {
-            let then = vec![Step::Get { key: format!("{}{key}", keys::REGISTER) }];
-            let call = Call::Txn { compares: vec![], then, otherwise: vec![], local: false };
-            client.ask(node, call).await;
-        }
-    }
 }
 
 /// The states of nodes that are at rest.

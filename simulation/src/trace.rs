@@ -1,6 +1,7 @@
 //! What happened in a run, as a hash and for people.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::system;
 
@@ -9,8 +10,10 @@ use crate::system;
 struct Trace {
     hash: u64,
     steps: u64,
-    is_shown: bool,
 }
+
+/// Of the process: a run has a thread of its own.
+static IS_SHOWN: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static TRACE: RefCell<Trace> = RefCell::default();
@@ -18,7 +21,7 @@ thread_local! {
 
 /// Shows what happens from now on.
 pub(crate) fn show() {
-    TRACE.with_borrow_mut(|trace| trace.is_shown = true);
+    IS_SHOWN.store(true, Ordering::Relaxed);
 }
 
 fn mix(hash: u64, word: u64) -> u64 {
@@ -36,11 +39,10 @@ pub(crate) fn step(node: u64, task: u64) {
 /// Something that people want to know happened.
 pub(crate) fn note(what: impl FnOnce() -> String) {
     let what = what();
-    let is_shown = TRACE.with_borrow_mut(|trace| {
+    TRACE.with_borrow_mut(|trace| {
         trace.hash = what.bytes().fold(trace.hash, |hash, byte| mix(hash, u64::from(byte)));
-        trace.is_shown
     });
-    if is_shown {
+    if IS_SHOWN.load(Ordering::Relaxed) {
         let now = system::now();
         eprintln!("{:>6}.{:03} {what}", now / 1_000_000_000, now / 1_000_000 % 1_000);
     }

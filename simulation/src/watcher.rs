@@ -46,7 +46,8 @@ impl Watcher {
     /// Watches for ever.
     pub(crate) async fn run(self: Rc<Self>) {
         loop {
-            let nodes = self.cluster.running();
+            // One that was removed has nothing to tell.
+            let nodes = self.cluster.serving();
             let node = if nodes.is_empty() { None } else { Some(*self.dice.borrow_mut().pick(&nodes)) };
             if let Some(node) = node {
                 self.follow(node).await;

@@ -23,13 +23,20 @@ fn a_seed_gives_the_same_trace_in_another_process() {
 }
 
 #[test]
-fn seeds_run_without_problems() {
-    let output = run(&["--seeds", "50"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+fn what_happens_is_shown() {
+    let output = run(&["--seed", "1", "--show"]);
+    let shown = String::from_utf8_lossy(&output.stderr);
+    assert!(shown.lines().count() > 100 && shown.contains("a client at"), "{shown}");
 }
 
 #[test]
 fn a_disk_that_lies_is_found() {
     let output = run(&["--seeds", "12", "--canary", "lie"]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn a_leader_that_resumes_its_term_is_found() {
+    let output = run(&["--seeds", "30", "--canary", "restore"]);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
 }

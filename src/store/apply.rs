@@ -173,8 +173,9 @@ fn carry_out(
         Write::LeaseRevoke { id } => revoke(session, *id)?,
         Write::LeaseRenew { ids } => renew(session, ids)?,
         Write::LeaseTick { term, clock, expired } => {
-            if *term == context.term || Mutant::DeposedLessor.is_awake() {
-                tick(session, *clock, expired)?;
+            let is_deposed = *term != context.term;
+            if !is_deposed || Mutant::DeposedLessor.is_awake() {
+                tick(session, *clock, expired, is_deposed)?;
             }
             OutcomeResult::Nothing
         }
@@ -306,7 +307,14 @@ fn renew(session: &mut WriteSession<'_>, ids: &[i64]) -> Result<OutcomeResult, S
 /// Moves the lease clock on, never back, and ends those of `expired` that have
 /// expired by it, within the bounds of one command; the leader asks again for the
 /// rest. A lease with very many keys may be named several times.
-fn tick(session: &mut WriteSession<'_>, clock: u64, expired: &[i64]) -> Result<(), StorageError> {
+///
+/// `is_deposed`, which only a planted bug sets, ends them whatever the clock says.
+fn tick(
+    session: &mut WriteSession<'_>,
+    clock: u64,
+    expired: &[i64],
+    is_deposed: bool,
+) -> Result<(), StorageError> {
     let before = session.lease_clock()?;
     let clock = clock.max(before);
     if clock > before {
@@ -319,9 +327,7 @@ fn tick(session: &mut WriteSession<'_>, clock: u64, expired: &[i64]) -> Result<(
     let mut room = MAX_KEYS_REVOKED;
     for id in expired.iter().take(MAX_LEASES_ENDED) {
         // A renewal that came first in the log wins.
-        let due = session
-            .lease(*id)?
-            .filter(|lease| lease.ending || lease.expires_at <= clock || Mutant::DeposedLessor.is_awake());
+        let due = session.lease(*id)?.filter(|lease| lease.ending || lease.expires_at <= clock || is_deposed);
         let Some(lease) = due else { continue };
         match end_lease(session, lease, room)? {
             Ended::Whole { keys } | Ended::Part { keys } => room -= keys,

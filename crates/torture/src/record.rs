@@ -24,7 +24,7 @@ impl Clock {
     /// A clock that shows 0 now.
     #[expect(clippy::new_without_default, reason = "a clock begins to run when it is made")]
     pub fn new() -> Self {
-        Self(Instant::now())
+        Self(tokio::time::Instant::now().into_std())
     }
 
     /// A clock that showed 0 at `begun`.
@@ -34,7 +34,8 @@ impl Clock {
 
     /// What it shows now.
     pub fn now(&self) -> Nanos {
-        self.at(Instant::now())
+        // Tokio's, which a simulation moves.
+        self.at(tokio::time::Instant::now().into_std())
     }
 
     /// What it shows at a moment; 0 before it began.

@@ -213,7 +213,7 @@ impl Cluster {
         &mut self,
         goal: &str,
         limit: Duration,
-        holds: impl Fn(&Self, &BTreeMap<NodeId, Result<Status, String>>) -> Result<(), String>,
+        mut holds: impl FnMut(&Self, &BTreeMap<NodeId, Result<Status, String>>) -> Result<(), String>,
     ) -> Result<(), HarnessError> {
         let end = Instant::now() + limit;
         loop {
@@ -239,23 +239,23 @@ impl Cluster {
         self.nodes.values_mut().try_for_each(Node::heal)
     }
 
-    /// Makes everything whole and waits until all members have applied the same log to
-    /// its end.
+    /// Makes everything whole and waits as [`Self::settle`] does.
     pub async fn recover(&mut self, limit: Duration) -> Result<(), HarnessError> {
         self.heal()?;
         self.settle(limit).await
     }
 
-    /// Waits until no member is being replaced and all have applied the same log to its
-    /// end.
+    /// Waits until no member is being replaced and all have applied the log as far as it
+    /// went when their leader was first seen.
     pub async fn settle(&mut self, limit: Duration) -> Result<(), HarnessError> {
+        let mut end = status::Goal::default();
         let settled = |cluster: &Self, statuses: &BTreeMap<_, _>| {
             if let Some(change) = cluster.replacements.first() {
                 return Err(change.to_string());
             }
-            status::agreed(statuses)
+            end.reached(statuses)
         };
-        self.wait_for("all nodes have applied the same log to its end", limit, settled).await
+        self.wait_for("all nodes follow one leader and have applied its log", limit, settled).await
     }
 
     /// Asks a node for something that changes the cluster, in the background and once;

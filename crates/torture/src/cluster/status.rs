@@ -51,21 +51,36 @@ pub(crate) fn leader_of(statuses: &BTreeMap<NodeId, Result<Status, String>>) -> 
         .map(|status| status.node_id)
 }
 
-/// Whether all nodes have applied the same log to its end under one leader; the error
-/// says how far they are.
-pub(crate) fn agreed(statuses: &BTreeMap<NodeId, Result<Status, String>>) -> Result<(), String> {
-    let mut accounts = statuses.values();
-    let Some(Ok(first)) = accounts.next() else { return Err(summary(statuses)) };
-    let reached = |status: &Status| (status.last_log_index, status.term, status.leader_id);
-    let is_agreed = statuses.values().all(|account| match account {
-        Ok(status) => {
-            status.applied_index == status.last_log_index
-                && status.leader_id.is_some()
-                && reached(status) == reached(first)
-        }
-        Err(_) => false,
-    });
-    if is_agreed { Ok(()) } else { Err(summary(statuses)) }
+/// How far all nodes must come: to the end that the log had when their leader was first
+/// seen. Under load the log grows on, and nodes that keep up are never at its end together.
+#[derive(Debug, Default)]
+pub(crate) struct Goal {
+    /// The leader's id and term, and the end of its log.
+    end: Option<(NodeId, u64, u64)>,
+}
+
+impl Goal {
+    /// Whether all nodes follow one leader and have come so far; the error says how far they
+    /// are.
+    pub(crate) fn reached(
+        &mut self,
+        statuses: &BTreeMap<NodeId, Result<Status, String>>,
+    ) -> Result<(), String> {
+        let leader = leader_of(statuses).and_then(|id| statuses.get(&id)?.as_ref().ok());
+        let Some(leader) = leader else { return Err(summary(statuses)) };
+        // Another leader's log may be shorter.
+        let (_, _, end) = *match &mut self.end {
+            Some(seen) if (seen.0, seen.1) == (leader.node_id, leader.term) => seen,
+            other => other.insert((leader.node_id, leader.term, leader.last_log_index.unwrap_or(0))),
+        };
+        let is_reached = statuses.values().all(|account| {
+            account.as_ref().is_ok_and(|status| {
+                (status.leader_id, status.term) == (Some(leader.node_id), leader.term)
+                    && status.applied_index >= Some(end)
+            })
+        });
+        if is_reached { Ok(()) } else { Err(format!("to reach {end}: {}", summary(statuses))) }
+    }
 }
 
 fn summary(statuses: &BTreeMap<NodeId, Result<Status, String>>) -> String {

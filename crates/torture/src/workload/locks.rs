@@ -5,12 +5,12 @@
 
 use tokio::time::Instant;
 
-use super::leases::{self, Granted, Renewal};
 use super::session::Session;
+use super::wire::{Granted, Renewal, Wire};
 use crate::history::{Call, Compare, Holding, Outcome, Step, keys};
 
 /// Different locks; few, so that they are contended.
-const LOCKS: usize = 3;
+const LOCKS: usize = 4;
 
 /// What a client of locks saw.
 #[derive(Debug, Default)]
@@ -33,12 +33,12 @@ impl Locked {
 }
 
 /// A client that does nothing but take locks.
-pub(super) async fn work(session: &mut Session) -> Locked {
+pub(super) async fn work(session: &mut Session<impl Wire>) -> Locked {
     let mut locked = Locked::default();
     while session.shared.goes_on() {
         let ttl = 2 + session.dice.below(4) as i64;
         let sent = Instant::now();
-        if let Some(lease) = leases::grant(session, ttl).await {
+        if let Some(lease) = session.grant(ttl).await {
             contend(session, lease, sent + lease.ttl, &mut locked).await;
         }
         let time = session.dice.millis(20, 400);
@@ -58,7 +58,12 @@ struct Held {
 }
 
 /// Tries to take a lock under a lease that lives at least until `safe_until`.
-async fn contend(session: &mut Session, lease: Granted, mut safe_until: Instant, locked: &mut Locked) {
+async fn contend(
+    session: &mut Session<impl Wire>,
+    lease: Granted,
+    mut safe_until: Instant,
+    locked: &mut Locked,
+) {
     let lock = format!("{}{}", keys::LOCK, session.dice.below(LOCKS));
     for _ in 0..20 {
         if !session.shared.goes_on() || Instant::now() >= safe_until {
@@ -94,7 +99,7 @@ async fn contend(session: &mut Session, lease: Granted, mut safe_until: Instant,
         session.shared.pause(time).await;
         if safe_until.saturating_duration_since(Instant::now()) < lease.ttl / 2 {
             let sent = Instant::now();
-            match leases::keep_alive(session, lease.id).await {
+            match session.keep_alive(lease.id).await {
                 Renewal::Renewed(ttl) => safe_until = safe_until.max(sent + ttl),
                 Renewal::Gone => {
                     locked.lease_gone(lease.id, safe_until);
@@ -105,13 +110,15 @@ async fn contend(session: &mut Session, lease: Granted, mut safe_until: Instant,
         }
     }
     if session.dice.chance(70) {
-        leases::revoke(session, lease.id).await;
+        session.revoke(lease.id).await;
     }
 }
 
 /// Holds a lock for a while, keeping its lease alive, and gives it up.
-async fn hold(session: &mut Session, mut held: Held, client: u32, locked: &mut Locked) {
-    let wished = held.from + session.dice.millis(50, 6_000);
+async fn hold(session: &mut Session<impl Wire>, mut held: Held, client: u32, locked: &mut Locked) {
+    // Some for so long that a leader which nobody hears meanwhile takes the lease to be over.
+    let (least, most) = if session.dice.chance(30) { (5_000, 15_000) } else { (50, 5_000) };
+    let wished = held.from + session.dice.millis(least, most);
     let mut lost = None;
     loop {
         let now = Instant::now();
@@ -126,7 +133,7 @@ async fn hold(session: &mut Session, mut held: Held, client: u32, locked: &mut L
         if sent >= wished.min(held.safe_until) {
             break;
         }
-        let asking = leases::keep_alive(session, held.lease);
+        let asking = session.keep_alive(held.lease);
         match tokio::time::timeout_at(held.safe_until, asking).await {
             Ok(Renewal::Renewed(ttl)) => held.safe_until = held.safe_until.max(sent + ttl),
             Ok(Renewal::Gone) => {
@@ -155,7 +162,7 @@ async fn hold(session: &mut Session, mut held: Held, client: u32, locked: &mut L
     }
 }
 
-async fn give_up(session: &mut Session, held: &Held) {
+async fn give_up(session: &mut Session<impl Wire>, held: &Held) {
     match session.dice.below(10) {
         // The lock may be somebody else's by now, so it is deleted only if it is not.
         0..5 => {
@@ -167,10 +174,10 @@ async fn give_up(session: &mut Session, held: &Held) {
             };
             session.call(release).await;
             if session.dice.chance(80) {
-                leases::revoke(session, held.lease).await;
+                session.revoke(held.lease).await;
             }
         }
-        5..8 => leases::revoke(session, held.lease).await,
+        5..8 => session.revoke(held.lease).await,
         // Abandoned: the lease ends by itself.
         _ => {}
     }

@@ -4,10 +4,11 @@
 //! a client was told is judged strictly. Nothing here knows what is being done to
 //! the cluster meanwhile, and nothing here decides whether an answer was right.
 
+mod crew;
 mod http;
 mod judge;
-mod leases;
 mod locks;
+mod network;
 mod over_grpc;
 mod over_http;
 mod registers;
@@ -15,6 +16,7 @@ mod session;
 mod slots;
 mod txns;
 mod watch;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +25,10 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use self::registers::{Memory, Registers};
-use self::session::{Phase, Session, Shared};
-use self::txns::Books;
+pub use self::crew::{Crew, Legacy};
+use self::network::Network;
+pub use self::session::{Phase, Shared};
+pub use self::wire::{Granted, Renewal, Wire};
 pub use crate::cluster::Endpoint;
 use crate::dice::Dice;
 use crate::history::{Holding, Operation, Outcome, WatchLog, WatchNote, Way};
@@ -65,6 +68,8 @@ pub struct Options {
     pub casual_watchers: usize,
     /// What the clients do.
     pub weights: Weights,
+    /// Registers at a time.
+    pub registers: usize,
     /// The mean of the pause of a client after a call.
     pub pause: Duration,
     /// How long a call may take.
@@ -81,6 +86,7 @@ impl Default for Options {
             complete_watchers: 3,
             casual_watchers: 4,
             weights: Weights::default(),
+            registers: 12,
             pause: Duration::from_millis(12),
             limit: Duration::from_millis(2_500),
             patience: Duration::from_secs(60),
@@ -102,15 +108,6 @@ pub struct Recorded {
     /// Promises that were broken where no checker looks, in words: a lease that ended before
     /// its time, an answer that has not the documented form. Each of them is a problem.
     pub broken: Vec<String>,
-}
-
-/// What one task of a client leaves behind.
-#[derive(Default)]
-struct Legacy {
-    operations: Vec<Operation>,
-    holdings: Vec<Holding>,
-    watches: Vec<WatchLog>,
-    broken: Vec<String>,
 }
 
 /// The running clients.
@@ -135,7 +132,8 @@ impl Clients {
         let (endpoints, known) = tokio::sync::watch::channel(Arc::from(endpoints));
         let (phase, told) = tokio::sync::watch::channel(Phase::Work);
         let shared = Arc::new(Shared::new(clock, options.limit, known, told));
-        let tables = Arc::new(Tables { registers: Registers::new(), books: Books::new() });
+        let crew = Crew::new(Arc::clone(&shared), options.registers, options.weights.clone(), options.pause);
+        let crew = Arc::new(crew);
 
         let mut watchers = Vec::new();
         let mut seen = Vec::new();
@@ -148,13 +146,14 @@ impl Clients {
         }
         let mut workers = Vec::new();
         for _ in 0..options.clients {
-            let session = Session::new(Arc::clone(&shared), dice.fork());
-            let work = work(session, Arc::clone(&tables), options.weights.clone(), options.pause);
-            workers.push(tokio::spawn(work));
+            let (crew, network) = (Arc::clone(&crew), Network::new(Arc::clone(&shared)));
+            let dice = dice.fork();
+            workers.push(tokio::spawn(async move { crew.work(dice, network).await }));
         }
         for _ in 0..options.lockers {
-            let session = Session::new(Arc::clone(&shared), dice.fork());
-            workers.push(tokio::spawn(lock(session)));
+            let (crew, network) = (Arc::clone(&crew), Network::new(Arc::clone(&shared)));
+            let dice = dice.fork();
+            workers.push(tokio::spawn(async move { crew.lock(dice, network).await }));
         }
         for _ in 0..options.casual_watchers {
             let watching = watch::casual(Arc::clone(&shared), dice.fork());
@@ -262,56 +261,6 @@ impl Seen {
     pub fn safe_revision(&self) -> i64 {
         let places = self.places.iter().map(|seen| seen.load(Ordering::Relaxed));
         places.min().unwrap_or_else(|| self.shared.newest.load(Ordering::Relaxed))
-    }
-}
-
-/// The keys that all clients share.
-struct Tables {
-    registers: Registers,
-    books: Books,
-}
-
-/// A client that reads and writes for as long as the clients work.
-async fn work(mut session: Session, tables: Arc<Tables>, weights: Weights, pause: Duration) -> Legacy {
-    let mut memory = Memory::default();
-    let parts = [weights.registers, weights.seeds, weights.lists, weights.counters, weights.bank];
-    let most = usize::try_from(2 * pause.as_millis()).unwrap_or(usize::MAX).max(1);
-    while session.shared.goes_on() {
-        match choose(&mut session.dice, &parts) {
-            0 => tables.registers.step(&mut session, &mut memory).await,
-            1 => tables.registers.seed_step(&mut session).await,
-            2 => tables.books.list_step(&mut session).await,
-            3 => tables.books.counter_step(&mut session).await,
-            _ => tables.books.bank_step(&mut session).await,
-        }
-        if !pause.is_zero() {
-            let time = session.dice.millis(0, most);
-            session.shared.pause(time).await;
-        }
-    }
-    Legacy { operations: session.into_operations(), ..Legacy::default() }
-}
-
-/// The place in `parts` on which the lot falls, in proportion to what stands there.
-fn choose(dice: &mut Dice, parts: &[usize]) -> usize {
-    let mut lot = dice.below(parts.iter().sum::<usize>().max(1));
-    for (place, part) in parts.iter().enumerate() {
-        if lot < *part {
-            return place;
-        }
-        lot -= part;
-    }
-    0
-}
-
-/// A client that takes locks for as long as the clients work.
-async fn lock(mut session: Session) -> Legacy {
-    let locked = locks::work(&mut session).await;
-    Legacy {
-        operations: session.into_operations(),
-        holdings: locked.holdings,
-        broken: locked.broken,
-        ..Legacy::default()
     }
 }
 

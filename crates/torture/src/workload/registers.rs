@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use super::session::Session;
 use super::slots::Slots;
+use super::wire::Wire;
 use crate::history::{Call, Compare, Outcome, Record, Step, StepResult, keys};
 
-/// Keys at a time; few, so that clients get into each other's way.
-const SLOTS: usize = 12;
 /// Calls to a key.
 const SHARE: u64 = 150;
 /// Keys of which a client remembers what it was told last.
@@ -22,15 +21,16 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    pub(super) fn new() -> Self {
+    /// `count` keys at a time; few, so that clients get into each other's way.
+    pub(super) fn new(count: usize) -> Self {
         Self {
-            slots: Slots::new(keys::REGISTER, SLOTS, SHARE),
-            seeds: Slots::new(keys::SEED, SLOTS / 2, SHARE),
+            slots: Slots::new(keys::REGISTER, count, SHARE),
+            seeds: Slots::new(keys::SEED, count.div_ceil(2), SHARE),
         }
     }
 
     /// One call to a register.
-    pub(super) async fn step(&self, session: &mut Session, memory: &mut Memory) {
+    pub(super) async fn step(&self, session: &mut Session<impl Wire>, memory: &mut Memory) {
         let slot = self.slots.any(&mut session.dice);
         let key = self.slots.take(slot);
         let call = choose(session, memory, &key);
@@ -39,7 +39,7 @@ impl Registers {
     }
 
     /// One of the seed's calls.
-    pub(super) async fn seed_step(&self, session: &mut Session) {
+    pub(super) async fn seed_step(&self, session: &mut Session<impl Wire>) {
         let slot = self.seeds.any(&mut session.dice);
         let key = self.seeds.take(slot);
         let call = match session.dice.below(10) {
@@ -87,20 +87,20 @@ impl Memory {
     }
 }
 
-pub(super) fn new_value(session: &Session) -> String {
+pub(super) fn new_value(session: &Session<impl Wire>) -> String {
     format!("v{}", session.shared.new_value())
 }
 
-fn choose(session: &mut Session, memory: &Memory, key: &str) -> Call {
+fn choose<W: Wire>(session: &mut Session<W>, memory: &Memory, key: &str) -> Call {
     let own = || key.to_owned();
-    let put = |session: &Session| Step::Put { key: own(), value: new_value(session), lease: None };
+    let put = |session: &Session<W>| Step::Put { key: own(), value: new_value(session), lease: None };
     // Half of the compares read if they do not hold; the others can go by a call of their own.
-    let otherwise = |session: &mut Session| {
+    let otherwise = |session: &mut Session<W>| {
         if session.dice.chance(50) { vec![Step::Get { key: own() }] } else { Vec::new() }
     };
     let plain =
         |step: Step, local: bool| Call::Txn { compares: vec![], then: vec![step], otherwise: vec![], local };
-    let conditional = |session: &mut Session, compare: Compare, then: Step| Call::Txn {
+    let conditional = |session: &mut Session<W>, compare: Compare, then: Step| Call::Txn {
         compares: vec![compare],
         then: vec![then],
         otherwise: otherwise(session),

@@ -3,34 +3,27 @@
 //! After a call whose outcome is unknown it goes on under a new number, because the call
 //! may still be under way, and a client has one call at a time.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use tonic::transport::Channel;
 
-use super::http::{self, Link, Question, Trouble};
-use super::over_http::{self, Freshness, Route};
-use super::{Endpoint, judge, over_grpc};
+use super::wire::{Granted, Renewal, Wire};
+use super::{Endpoint, judge};
 use crate::dice::Dice;
-use crate::history::{Call, NodeId, Operation, Outcome, Way};
+use crate::history::{Call, NodeId, Operation, Outcome};
 use crate::record::Clock;
 
-/// See [`Session::repeats`].
-const REPEATS: usize = 10;
 /// Of a hundred clients, how many do not leave a node alone that did not answer.
 const INSISTS: usize = 30;
 /// How long a node that did not answer is mostly left alone.
 const AVOIDED: Duration = Duration::from_secs(2);
-/// Times that a write under an idempotency key is made at most.
-const ATTEMPTS: usize = 3;
 
 /// What a client is told about the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub enum Phase {
     /// Go on.
     Work,
     /// No further calls.
@@ -46,7 +39,7 @@ pub(super) enum Phase {
 
 /// What all clients of a run share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub struct Shared {
     pub(super) clock: Clock,
     pub(super) limit: Duration,
     pub(super) endpoints: watch::Receiver<Arc<[Endpoint]>>,
@@ -58,7 +51,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
+    /// Of a run whose calls take `limit` at most. Clients follow `endpoints` and `phase`.
+    pub fn new(
         clock: Clock,
         limit: Duration,
         endpoints: watch::Receiver<Arc<[Endpoint]>>,
@@ -85,7 +79,7 @@ impl Shared {
     }
 
     /// A number that no other value has.
-    pub(super) fn new_value(&self) -> u64 {
+    pub fn new_value(&self) -> u64 {
         self.next_value.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -93,6 +87,12 @@ impl Shared {
     pub(super) fn any_endpoint(&self, dice: &mut Dice) -> Option<Endpoint> {
         let endpoints = self.endpoints.borrow();
         if endpoints.is_empty() { None } else { Some(dice.pick(&endpoints).clone()) }
+    }
+
+    /// What a client does that was told nothing good.
+    pub(super) async fn rest(&self, dice: &mut Dice) {
+        let time = dice.millis(30, 150);
+        self.pause(time).await;
     }
 
     /// Waits, but no longer than the clients work.
@@ -106,53 +106,27 @@ impl Shared {
     }
 }
 
-/// The connections of a client to one node.
-struct Node {
-    http: Link,
-    grpc: Option<(String, Channel)>,
-}
-
 /// A client.
-pub(super) struct Session {
+pub(super) struct Session<W> {
     pub(super) shared: Arc<Shared>,
     pub(super) dice: Dice,
     /// Its number at present.
     pub(super) client: u32,
-    nodes: BTreeMap<NodeId, Node>,
+    wire: W,
     operations: Vec<Operation>,
     /// A node that did not answer, and until when it is mostly left alone.
     avoided: Option<(NodeId, Instant)>,
     /// Whether it goes back to such a node all the same: a node that comes back from standing
     /// still tells its old lies, if any, to those who wait there.
     insists: bool,
-    /// In how many of a hundred writes over HTTP an unknown outcome is asked for again.
-    repeats: usize,
 }
 
-impl Session {
-    pub(super) fn new(shared: Arc<Shared>, mut dice: Dice) -> Self {
+impl<W: Wire> Session<W> {
+    /// A client that reaches nodes by `wire`.
+    pub(super) fn new(shared: Arc<Shared>, mut dice: Dice, wire: W) -> Self {
         let client = shared.new_number();
         let insists = dice.chance(INSISTS);
-        Self {
-            shared,
-            dice,
-            client,
-            nodes: BTreeMap::new(),
-            operations: Vec::new(),
-            avoided: None,
-            insists,
-            repeats: REPEATS,
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn never_repeat(&mut self) {
-        self.repeats = 0;
-    }
-
-    #[cfg(test)]
-    pub(super) fn always_repeat(&mut self) {
-        self.repeats = 100;
+        Self { shared, dice, client, wire, operations: Vec::new(), avoided: None, insists }
     }
 
     /// All that it did.
@@ -162,25 +136,13 @@ impl Session {
 
     /// Makes a call to any node, over any way that has it, and writes it down.
     pub(super) async fn call(&mut self, call: Call) -> Outcome {
-        let way = match call {
-            Call::Txn { .. } => {
-                if self.dice.chance(50) {
-                    Way::Http
-                } else {
-                    Way::Grpc
-                }
-            }
-            Call::SeedWrite { .. } | Call::SeedRead { .. } => Way::Seed,
-        };
         let Some(endpoint) = self.choose_node() else {
             self.shared.pause(Duration::from_millis(100)).await;
             return Outcome::Failed { reason: "not sent: there is no node".to_owned() };
         };
+        let way = self.wire.choose_way(&call, &mut self.dice);
         let begun = self.shared.clock.now();
-        let outcome = match way {
-            Way::Http | Way::Seed => self.over_http(&endpoint, &call).await,
-            Way::Grpc => self.over_grpc(&endpoint, &call).await,
-        };
+        let outcome = self.wire.call(way, &endpoint, &call, &mut self.dice).await;
         let ended = self.shared.clock.now();
         let told = outcome.clone();
         self.operations.push(Operation {
@@ -213,6 +175,25 @@ impl Session {
         told
     }
 
+    /// Asks any node for a lease; `None` unless one was certainly granted.
+    pub(super) async fn grant(&mut self, ttl: i64) -> Option<Granted> {
+        let endpoint = self.shared.any_endpoint(&mut self.dice)?;
+        self.wire.grant(&endpoint, ttl, &mut self.dice).await
+    }
+
+    /// Asks any node for a lease's time to begin anew.
+    pub(super) async fn keep_alive(&mut self, id: i64) -> Renewal {
+        let Some(endpoint) = self.shared.any_endpoint(&mut self.dice) else { return Renewal::Unknown };
+        self.wire.keep_alive(&endpoint, id, &mut self.dice).await
+    }
+
+    /// Asks any node for a lease's end; whether it came is not asked.
+    pub(super) async fn revoke(&mut self, id: i64) {
+        if let Some(endpoint) = self.shared.any_endpoint(&mut self.dice) {
+            self.wire.revoke(&endpoint, id, &mut self.dice).await;
+        }
+    }
+
     fn avoid(&mut self, node: NodeId) {
         self.avoided = Some((node, Instant::now() + AVOIDED));
     }
@@ -229,100 +210,6 @@ impl Session {
     }
 
     async fn rest(&mut self) {
-        let time = self.dice.millis(30, 150);
-        self.shared.pause(time).await;
-    }
-
-    async fn over_http(&mut self, endpoint: &Endpoint, call: &Call) -> Outcome {
-        let freshness = if self.dice.chance(25) { Freshness::Leased } else { Freshness::Confirmed };
-        let plain = self.dice.chance(65);
-        let (route, question) = over_http::question(call, plain, freshness);
-        if !judge::only_reads(call) && self.dice.chance(self.repeats) {
-            return self.over_http_repeatedly(endpoint, call, route, question).await;
-        }
-        self.over_http_once(endpoint, call, route, question).await
-    }
-
-    async fn over_http_once(
-        &mut self,
-        endpoint: &Endpoint,
-        call: &Call,
-        route: Route,
-        question: Question,
-    ) -> Outcome {
-        match self.ask(endpoint, question).await {
-            Ok(answer) => over_http::outcome(call, route, &answer),
-            Err(trouble) => judge::trouble(&trouble),
-        }
-    }
-
-    /// Makes a write under an idempotency key, at one node after another, until the outcome
-    /// is known or it was tried often enough. All attempts are one call, which is promised to
-    /// be carried out once at most.
-    async fn over_http_repeatedly(
-        &mut self,
-        endpoint: &Endpoint,
-        call: &Call,
-        route: Route,
-        question: Question,
-    ) -> Outcome {
-        let token = format!("{:016x}-{}", self.dice.next(), self.shared.new_value());
-        let question = question.with("idempotency-key", token);
-        let mut outcome = self.over_http_once(endpoint, call, route, question.clone()).await;
-        for _ in 1..ATTEMPTS {
-            if !matches!(outcome, Outcome::Unknown { .. }) {
-                break;
-            }
-            self.rest().await;
-            let Some(endpoint) = self.shared.any_endpoint(&mut self.dice) else { break };
-            let told = self.over_http_once(&endpoint, call, route, question.clone()).await;
-            // That this attempt did nothing says nothing of the ones before it.
-            if !matches!(told, Outcome::Failed { .. }) {
-                outcome = told;
-            }
-        }
-        outcome
-    }
-
-    async fn over_grpc(&mut self, endpoint: &Endpoint, call: &Call) -> Outcome {
-        let plain = self.dice.chance(65);
-        match self.channel(endpoint) {
-            Ok(channel) => over_grpc::call(channel, call, plain, self.shared.limit).await,
-            Err(error) => judge::trouble(&Trouble::NotSent(error.to_string())),
-        }
-    }
-
-    /// Asks over HTTP what is no call of the history.
-    pub(super) async fn ask(
-        &mut self,
-        endpoint: &Endpoint,
-        question: Question,
-    ) -> Result<http::Answer, Trouble> {
-        let limit = self.shared.limit;
-        self.node(endpoint).http.send(question, limit).await
-    }
-
-    /// The channel to a node.
-    pub(super) fn channel(&mut self, endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error> {
-        let node = self.node(endpoint);
-        if let Some((addr, channel)) = &node.grpc
-            && *addr == endpoint.grpc
-        {
-            return Ok(channel.clone());
-        }
-        let channel = over_grpc::channel(&endpoint.grpc)?;
-        node.grpc = Some((endpoint.grpc.clone(), channel.clone()));
-        Ok(channel)
-    }
-
-    fn node(&mut self, endpoint: &Endpoint) -> &mut Node {
-        let node = self
-            .nodes
-            .entry(endpoint.node)
-            .or_insert_with(|| Node { http: Link::new(&endpoint.http), grpc: None });
-        if node.http.addr() != endpoint.http {
-            node.http = Link::new(&endpoint.http);
-        }
-        node
+        self.shared.rest(&mut self.dice).await;
     }
 }

@@ -2,6 +2,7 @@
 
 use kvorum_scripted::{Scripted, Step};
 
+use super::session::Session;
 use super::*;
 use crate::history::Call;
 
@@ -28,8 +29,8 @@ async fn a_client_takes_a_new_number_after_an_unknown_outcome_only() {
     .await;
     let (shared, _phase) = shared_of(server.addr());
     // Without tokens, so that nothing is tried again.
-    let mut session = Session::new(shared, Dice::new(3));
-    session.never_repeat();
+    let network = Network::new(Arc::clone(&shared)).repeating(0);
+    let mut session = Session::new(shared, Dice::new(3), network);
     for value in ["a", "b", "c", "d", "e"] {
         session.call(write(value)).await;
     }
@@ -52,8 +53,8 @@ async fn attempts_under_one_token_are_one_call() {
         [Step::error(504, "outcome_unknown"), Step::error(503, "unavailable"), Step::reply(200, "\"Ok\"")];
     let server = Scripted::steps(script).await;
     let (shared, _phase) = shared_of(server.addr());
-    let mut session = Session::new(shared, Dice::new(3));
-    session.always_repeat();
+    let network = Network::new(Arc::clone(&shared)).repeating(100);
+    let mut session = Session::new(shared, Dice::new(3), network);
     assert_eq!(session.call(write("a")).await, Outcome::SeedWritten);
     let requests = server.requests();
     assert_eq!(requests.len(), 3);
@@ -64,8 +65,8 @@ async fn attempts_under_one_token_are_one_call() {
     // A refusal does not take back what an attempt before it may have done.
     let server = Scripted::steps([Step::Close, Step::error(503, "unavailable")]).await;
     let (shared, _phase) = shared_of(server.addr());
-    let mut session = Session::new(shared, Dice::new(3));
-    session.always_repeat();
+    let network = Network::new(Arc::clone(&shared)).repeating(100);
+    let mut session = Session::new(shared, Dice::new(3), network);
     assert!(matches!(session.call(write("a")).await, Outcome::Unknown { .. }));
     assert_eq!(server.requests().len(), 3);
 }
@@ -104,14 +105,4 @@ fn answers_that_none_may_get_are_named() {
     let strange = strange_answers(&recorded);
     assert_eq!(strange.len(), 3, "{strange:?}");
     assert_eq!(strange[0], "told 2 times what none may be told: 400 invalid_request");
-}
-
-#[test]
-fn lots_fall_in_proportion() {
-    let mut dice = Dice::new(9);
-    let mut counts = [0; 3];
-    for _ in 0..4_000 {
-        counts[choose(&mut dice, &[30, 0, 10])] += 1;
-    }
-    assert!((2_800..3_200).contains(&counts[0]) && counts[1] == 0, "{counts:?}");
 }

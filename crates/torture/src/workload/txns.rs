@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::session::Session;
 use super::slots::Slots;
+use super::wire::Wire;
 use crate::history::{Call, Compare, Outcome, Record, Step, StepResult, keys};
 
 /// Lists at a time.
@@ -54,7 +55,7 @@ fn put(key: &str, value: String) -> Step {
 }
 
 /// `count` different numbers below `bound`.
-fn several(session: &mut Session, count: usize, bound: usize) -> Vec<usize> {
+fn several(session: &mut Session<impl Wire>, count: usize, bound: usize) -> Vec<usize> {
     let mut numbers: Vec<_> = (0..bound).collect();
     while numbers.len() > count {
         let gone = session.dice.below(numbers.len());
@@ -83,7 +84,7 @@ impl Books {
 
     /// Reads up to three lists in one transaction; then, mostly, appends to one or two of
     /// them in another one.
-    pub(super) async fn list_step(&self, session: &mut Session) {
+    pub(super) async fn list_step(&self, session: &mut Session<impl Wire>) {
         let count = 1 + session.dice.below(3);
         let slots = several(session, count, LISTS);
         let lists: Vec<_> = slots.iter().map(|slot| self.lists.key(*slot)).collect();
@@ -115,7 +116,7 @@ impl Books {
     }
 
     /// Counts a counter up.
-    pub(super) async fn counter_step(&self, session: &mut Session) {
+    pub(super) async fn counter_step(&self, session: &mut Session<impl Wire>) {
         let slot = self.counters.any(&mut session.dice);
         let key = [self.counters.take(slot)];
         let local = session.dice.chance(10);
@@ -138,7 +139,7 @@ impl Books {
     }
 
     /// Reads all accounts, or moves money from one to another.
-    pub(super) async fn bank_step(&self, session: &mut Session) {
+    pub(super) async fn bank_step(&self, session: &mut Session<impl Wire>) {
         let accounts: Vec<_> = (0..ACCOUNTS).map(|number| format!("{}{number}", keys::BANK)).collect();
         if !*self.bank.borrow() {
             self.open_bank(session, &accounts).await;
@@ -169,7 +170,7 @@ impl Books {
     }
 
     /// Creates all accounts in one transaction, which can take effect only once.
-    async fn open_bank(&self, session: &mut Session, accounts: &[String]) {
+    async fn open_bank(&self, session: &mut Session<impl Wire>, accounts: &[String]) {
         let compares = accounts.iter().map(|key| Compare::CreateRevision { key: key.clone(), revision: 0 });
         let then = accounts.iter().map(|key| put(key, BALANCE.to_string()));
         let call = Call::Txn {

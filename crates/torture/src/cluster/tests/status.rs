@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::Status;
-use crate::cluster::status::{agreed, leader_of};
+use crate::cluster::status::{Goal, leader_of};
 use crate::history::NodeId;
 
 fn status(node_id: NodeId, role: &str, term: u64, leader_id: Option<NodeId>, applied: u64) -> Status {
@@ -29,20 +29,36 @@ fn the_leader_of_the_highest_term_leads() {
 }
 
 #[test]
-fn nodes_agree_when_all_have_applied_the_same_under_one_leader() {
+fn the_goal_is_reached_when_all_have_applied_the_leaders_log_under_it() {
     let leader = status(1, "leader", 4, Some(1), 9);
     let follower = status(2, "follower", 4, Some(1), 9);
-    assert_eq!(agreed(&all(vec![Ok(leader.clone()), Ok(follower.clone())])), Ok(()));
+    let reached = |list| Goal::default().reached(&all(list));
+    assert_eq!(reached(vec![Ok(leader.clone()), Ok(follower)]), Ok(()));
     for other in [
         Err("it does not run".to_owned()),
         Ok(status(2, "follower", 4, Some(1), 8)),
         Ok(status(2, "follower", 3, Some(1), 9)),
         Ok(status(2, "follower", 4, None, 9)),
     ] {
-        let error = agreed(&all(vec![Ok(leader.clone()), other])).unwrap_err();
+        let error = reached(vec![Ok(leader.clone()), other]).unwrap_err();
         assert!(error.contains("node 1") && error.contains("node 2"), "{error}");
     }
-    let lone = status(2, "candidate", 4, None, 9);
-    agreed(&all(vec![Ok(lone)])).unwrap_err();
-    agreed(&BTreeMap::new()).unwrap_err();
+    reached(vec![Ok(status(2, "candidate", 4, None, 9))]).unwrap_err();
+    reached(vec![]).unwrap_err();
+}
+
+#[test]
+fn the_goal_does_not_move_while_the_log_grows_under_one_leader() {
+    let at = |id, role: &str, term, leader, end, applied| {
+        Ok(Status { last_log_index: Some(end), ..status(id, role, term, Some(leader), applied) })
+    };
+    let mut goal = Goal::default();
+    goal.reached(&all(vec![at(1, "leader", 4, 1, 20, 20), at(2, "follower", 4, 1, 19, 15)])).unwrap_err();
+    let behind = all(vec![at(1, "leader", 4, 1, 40, 40), at(2, "follower", 4, 1, 38, 35)]);
+    assert_eq!(goal.reached(&behind), Ok(()), "it has what there was in the beginning");
+    // The next leader's log is what counts then.
+    let next = all(vec![at(1, "follower", 5, 2, 38, 30), at(2, "leader", 5, 2, 38, 38)]);
+    goal.reached(&next).unwrap_err();
+    let caught_up = all(vec![at(1, "follower", 5, 2, 50, 38), at(2, "leader", 5, 2, 50, 50)]);
+    assert_eq!(goal.reached(&caught_up), Ok(()));
 }
