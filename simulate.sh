@@ -2,7 +2,9 @@
 # Runs simulated clusters, each from a seed, and says which ones broke a promise.
 #
 #   ./simulate.sh --seeds N [--from S]   N seeds on all cores
+#   ./simulate.sh --seeds N --ledger F   and adds a line to a ledger
 #   ./simulate.sh --seed S --show        one seed, with what happens in it
+#   ./simulate.sh test                   that it repeats, and finds planted bugs
 #   ./simulate.sh build                  only what takes long
 #
 # What is simulated and what is real: simulation/src/main.rs.
@@ -16,5 +18,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
 CARGO_TARGET_DIR=${KVORUM_SIMULATION_TARGET_DIR:-$CACHE_DIR/simulation}
 require_cargo
 (cd "$ROOT/simulation" && cargo build --release --locked --quiet) >&2
-if [[ ${1:-} == build ]]; then exit; fi
-exec "$CARGO_TARGET_DIR/release/kvorum-simulation" "$@"
+case ${1:-} in
+    build) (cd "$ROOT/simulation" && exec cargo test --release --locked --quiet --test runs --no-run) >&2 ;;
+    test) (cd "$ROOT/simulation" && exec cargo test --release --locked --quiet --test runs) >&2 ;;
+    *)
+        commit=$(git -C "$ROOT" describe --always --dirty --abbrev=10 2>/dev/null || printf 'unknown')
+        KVORUM_COMMIT=$commit exec "$CARGO_TARGET_DIR/release/kvorum-simulation" "$@"
+        ;;
+esac

@@ -175,6 +175,7 @@ run_torture() {
 
 # A short form of what `./simulate.sh --seeds 1000` does: the same seeds each time, and new ones.
 simulate() {
+    step 'simulation: it repeats, and finds planted bugs' ./simulate.sh test || true
     step 'simulated clusters, fixed seeds' ./simulate.sh --seeds 150 || true
     step 'simulated clusters, new seeds' ./simulate.sh --seeds 150 --from $((1 + RANDOM * RANDOM)) || true
 }

@@ -7,6 +7,7 @@
 #   ./torture.sh mutants                      builds that have a planted bug must be caught
 #   ./torture.sh check FOLDER                 judges a recorded run again
 #   ./torture.sh faults                       lists all faults
+#   ./torture.sh merge LEDGER OTHER           makes one ledger of two
 #   ./torture.sh --help                       everything else
 #
 # What is printed last is the verdict; a run that found a broken promise ends with 1.
@@ -36,7 +37,7 @@ fi
 
 build
 case ${1:-} in
-    check | faults) exec "$TORTURE" "$@" ;;
+    check | faults | merge) exec "$TORTURE" "$@" ;;
 esac
 commit=$(git -C "$ROOT" describe --always --dirty --abbrev=10 2>/dev/null || printf 'unknown')
 exec "$TORTURE" run --binary "$KVORUM_BIN" --preload "$PRELOAD" --commit "$commit" "$@"

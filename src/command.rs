@@ -134,7 +134,7 @@ pub struct Idempotency {
     /// The client's token.
     #[serde(with = "json_bytes")]
     pub token: Bytes,
-    /// The proposer's wall clock, milliseconds since 1970. Replicas take it from
+    /// The proposer's clock of idempotency keys, in milliseconds. Replicas take it from
     /// the log and never from their own clock.
     pub proposed_at_ms: u64,
     /// When the outcome may be forgotten, on the same clock.

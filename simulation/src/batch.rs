@@ -1,19 +1,22 @@
 //! Many seeds: each in a process of its own, a few at a time.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use kvorum_torture::ledger::{self, Simulated};
 
 use crate::plan::Canary;
 use crate::run::{Report, run};
 use crate::trace;
 
 const USAGE: &str = "\
-Usage: simulate.sh --seeds N [--from S] [--jobs J] [--canary restore|lie]
+Usage: simulate.sh --seeds N [--from S] [--jobs J] [--ledger FILE] [--canary restore|lie]
        simulate.sh --seed S [--show] [--canary restore|lie]
 
 Runs N seeds, each in a process of its own, or one seed in this one; --show prints
-what happens. A canary makes Kvorum or its disks worse than they are, to see that it
+what happens; --ledger adds a line to a ledger of runs. A canary makes Kvorum or its disks worse than they are, to see that it
 is found: `restore` lets a restarted leader go on, `lie` lets disks lie about syncs.
 ";
 
@@ -25,6 +28,7 @@ struct Args {
     jobs: usize,
     shows: bool,
     canary: Option<String>,
+    ledger: Option<PathBuf>,
 }
 
 fn parse() -> Option<Args> {
@@ -38,6 +42,7 @@ fn parse() -> Option<Args> {
             "--from" => args.from = words.next()?.parse().ok()?,
             "--jobs" => args.jobs = words.next()?.parse().ok()?,
             "--canary" => args.canary = Some(words.next()?),
+            "--ledger" => args.ledger = Some(words.next()?.into()),
             "--show" => args.shows = true,
             _ => return None,
         }
@@ -104,6 +109,7 @@ struct Sum {
 fn many(args: &Args, seeds: u64) -> ExitCode {
     let next = AtomicU64::new(0);
     let sum = Mutex::new(Sum::default());
+    let date = ledger::date();
     let begun = std::time::Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..args.jobs {
@@ -134,7 +140,33 @@ fn many(args: &Args, seeds: u64) -> ExitCode {
         sum.unknown,
         sum.failing
     );
+    if let Some(path) = &args.ledger
+        && let Err(error) =
+            date.map_err(|error| error.to_string()).and_then(|date| add(path, date, args, &sum))
+    {
+        eprintln!("nothing was added to the ledger: {error}");
+        return ExitCode::from(2);
+    }
     if sum.failing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Adds a line to the ledger at `path`.
+fn add(path: &Path, date: String, args: &Args, sum: &Sum) -> Result<(), String> {
+    if args.canary.is_some() {
+        return Err("with a canary, promises are broken on purpose".to_owned());
+    }
+    let entry = Simulated {
+        date,
+        commit: std::env::var("KVORUM_COMMIT").unwrap_or_else(|_| "unknown".to_owned()),
+        from: args.from,
+        seeds: sum.runs,
+        seconds: sum.simulated_ms / 1_000,
+        steps: sum.steps,
+        operations: sum.acknowledged + sum.failed,
+        unknown: sum.unknown,
+        broken: sum.failing,
+    };
+    ledger::append_simulated(path, entry).map(drop).map_err(|error| error.to_string())
 }
 
 /// Adds what came out of a run, and says so if that is bad.

@@ -26,6 +26,9 @@ pub(crate) struct Direct {
     pub(crate) cluster: Rc<Cluster>,
 }
 
+/// How often a write under an idempotency key is made at most.
+const ATTEMPTS: usize = 3;
+
 /// What became of a call.
 type Told = Result<(i64, bool, Vec<StepResult>), Error>;
 
@@ -69,29 +72,31 @@ impl Direct {
     }
 }
 
-impl Wire for Direct {
-    fn choose_way(&mut self, call: &Call, _dice: &mut Dice) -> Way {
-        match call {
-            Call::Txn { .. } => Way::Grpc,
-            Call::SeedWrite { .. } | Call::SeedRead { .. } => Way::Seed,
-        }
-    }
-
-    async fn call(&mut self, _way: Way, endpoint: &Endpoint, call: &Call, dice: &mut Dice) -> Outcome {
-        let node = endpoint.node;
-        let (asked, is_plain) = (call.clone(), dice.chance(50));
+impl Direct {
+    /// Makes a call once, at one node.
+    async fn attempt(
+        &self,
+        node: NodeId,
+        call: &Call,
+        is_plain: bool,
+        token: Option<Bytes>,
+        dice: &mut Dice,
+    ) -> Outcome {
+        let (asked, named) = (call.clone(), token.clone());
         let heard = self
             .ask(node, dice, move |service| async move {
                 match &asked {
                     Call::Txn { .. } => {
-                        let done = carry_out(&service, &asked, is_plain).await;
+                        let done = carry_out(&service, &asked, is_plain, named).await;
                         done.map(|(revision, succeeded, results)| Outcome::Done {
                             revision,
                             succeeded,
                             results,
                         })
                     }
-                    Call::SeedWrite { key, value } => seed_write(&service, key, value.as_deref()).await,
+                    Call::SeedWrite { key, value } => {
+                        seed_write(&service, key, value.as_deref(), named).await
+                    }
                     Call::SeedRead { key } => seed_read(&service, key).await,
                 }
             })
@@ -102,7 +107,46 @@ impl Wire for Direct {
             Heard::Answer(Err(error)) => told(&error),
             Heard::Nothing(reason) => Outcome::Unknown { reason },
         };
-        trace::note(|| format!("a client at {node}: {call:?} -> {outcome:?}"));
+        trace::note(|| format!("a client at {node}: {call:?} under {token:?} -> {outcome:?}"));
+        outcome
+    }
+}
+
+impl Wire for Direct {
+    fn choose_way(&mut self, call: &Call, _dice: &mut Dice) -> Way {
+        match call {
+            Call::Txn { .. } => Way::Grpc,
+            Call::SeedWrite { .. } | Call::SeedRead { .. } => Way::Seed,
+        }
+    }
+
+    async fn call(&mut self, _way: Way, endpoint: &Endpoint, call: &Call, dice: &mut Dice) -> Outcome {
+        let node = endpoint.node;
+        let is_plain = dice.chance(50);
+        let changes = match call {
+            Call::Txn { then, otherwise, .. } => {
+                then.iter().chain(otherwise).any(|step| !matches!(step, Step::Get { .. }))
+            }
+            Call::SeedWrite { .. } => true,
+            Call::SeedRead { .. } => false,
+        };
+        let token = (changes && dice.chance(20)).then(|| Bytes::from(format!("{:016x}", dice.next())));
+        let attempts = if token.is_some() { ATTEMPTS } else { 1 };
+        let mut outcome = self.attempt(node, call, is_plain, token.clone(), dice).await;
+        for _ in 1..attempts {
+            if !matches!(outcome, Outcome::Unknown { .. }) {
+                break;
+            }
+            let pause = dice.millis(1, 300);
+            tokio::time::sleep(pause).await;
+            let nodes = self.cluster.all();
+            let node = *dice.pick(&nodes);
+            let told = self.attempt(node, call, is_plain, token.clone(), dice).await;
+            // That this attempt did nothing says nothing of the ones before it.
+            if !matches!(told, Outcome::Failed { .. }) {
+                outcome = told;
+            }
+        }
         outcome
     }
 
@@ -201,19 +245,22 @@ fn put(key: &str, value: &str, lease: i64) -> Command {
 
 /// Carries a call out; what is a single read or write goes the way of those if
 /// `is_plain`.
-async fn carry_out(service: &Service, call: &Call, is_plain: bool) -> Told {
+async fn carry_out(service: &Service, call: &Call, is_plain: bool, token: Option<Bytes>) -> Told {
     let Call::Txn { compares, then, otherwise, local } = call else {
         unreachable!("only transactions are carried out as such")
     };
+    let idempotency = token.map(|token| service.idempotency(token)).transpose()?;
     let consistency = if *local { Consistency::Local } else { Consistency::Linearizable };
     if is_plain && compares.is_empty() {
         match then.as_slice() {
             [Step::Put { key, value, lease }] => {
-                let outcome = service.write(put(key, value, lease.unwrap_or(0))).await?;
+                let command = Command { idempotency, ..put(key, value, lease.unwrap_or(0)) };
+                let outcome = service.write(command).await?;
                 return Ok((outcome.revision, true, vec![StepResult::Put]));
             }
             [Step::Delete { key }] => {
-                let outcome = service.write(Command::delete(key.clone())).await?;
+                let command = Command { idempotency, ..Command::delete(key.clone()) };
+                let outcome = service.write(command).await?;
                 let OutcomeResult::Deleted { count } = outcome.result else {
                     return Err(Error::Invalid("a deletion was answered with something else".to_owned()));
                 };
@@ -231,16 +278,23 @@ async fn carry_out(service: &Service, call: &Call, is_plain: bool) -> Told {
         success: then.iter().map(op).collect(),
         failure: otherwise.iter().map(op).collect(),
     };
-    let (revision, done) = service.txn(txn, None, consistency).await?;
+    let (revision, done) = service.txn(txn, idempotency, consistency).await?;
     Ok((revision, done.succeeded, results(&done)))
 }
 
 /// What the seed's `/write` asks of the service.
-async fn seed_write(service: &Service, key: &str, value: Option<&str>) -> Result<Outcome, Error> {
+async fn seed_write(
+    service: &Service,
+    key: &str,
+    value: Option<&str>,
+    token: Option<Bytes>,
+) -> Result<Outcome, Error> {
     let command = match value {
         Some(value) => put(key, value, 0),
         None => Command::delete(key.to_owned()),
     };
+    let idempotency = token.map(|token| service.idempotency(token)).transpose()?;
+    let command = Command { idempotency, ..command };
     service.write(command).await.map(|_| Outcome::SeedWritten)
 }
 

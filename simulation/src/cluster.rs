@@ -226,6 +226,10 @@ impl Cluster {
             loop {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 for id in this.running() {
+                    // Somebody may have taken it while another one was started.
+                    if !this.running().contains(&id) {
+                        continue;
+                    }
                     let Some((core, (scope, _))) = this.core(id).zip(this.service(id)) else { continue };
                     let stopped = core.raft.metrics().borrow_watched().running_state.clone().err();
                     drop(core);

@@ -122,6 +122,12 @@ impl Store {
         Ok(found.map(|bytes| Bytes::copy_from_slice(&bytes)))
     }
 
+    /// The entry that was stored under `key` by [`WriteSession::dedup_put`].
+    pub fn dedup(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let found = self.shared.db.get(self.shared.family(schema::DEDUP), key)?;
+        Ok(found.map(|bytes| Bytes::copy_from_slice(&bytes)))
+    }
+
     /// The blob of this name that a crash right now would leave: whatever was
     /// applied after it has to be applied again then, and nothing before it.
     pub fn durable_meta(&self, name: &str) -> Result<Option<Bytes>, StorageError> {

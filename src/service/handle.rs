@@ -18,6 +18,7 @@ use super::lessor;
 use super::member_list::ClientAddrs;
 use super::read_index::ReadIndex;
 use super::renewals::Renewals;
+use super::token_clock::TokenClock;
 use super::write_queue::WriteQueue;
 use super::{etcd_export, forwarder, proposer};
 use crate::command::Idempotency;
@@ -147,6 +148,7 @@ pub(super) struct Inner {
     /// One change of the membership at a time on the leader.
     pub(super) management: tokio::sync::Mutex<()>,
     pub(super) client_addrs: ClientAddrs,
+    token_clock: TokenClock,
     pub(super) counters: Arc<RequestCounters>,
     pub(super) started: Instant,
     /// Figures of what lies above the service.
@@ -201,6 +203,7 @@ impl Service {
             exports: etcd_export::places(),
             management: tokio::sync::Mutex::new(()),
             client_addrs: ClientAddrs::default(),
+            token_clock: TokenClock::starting(Instant::now()),
             counters,
             started: Instant::now(),
             more_figures: OnceLock::new(),
@@ -261,7 +264,8 @@ impl Service {
     /// on, and no replica looks at its own.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the token is empty or too long.
+    /// [`Error::Invalid`] when the token is empty or too long, and when the store can't
+    /// be read.
     pub fn idempotency(&self, token: Bytes) -> Result<Idempotency, Error> {
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
             return Err(Error::Invalid(format!(
@@ -269,7 +273,12 @@ impl Service {
                 token.len()
             )));
         }
-        let proposed_at_ms = wall_clock_ms();
+        let replicated = self.inner.store.token_clock();
+        let replicated = replicated.map_err(|error| Error::Internal {
+            node: self.inner.data.node_id(),
+            reason: error.to_string(),
+        })?;
+        let proposed_at_ms = self.inner.token_clock.read(replicated, Instant::now());
         let ttl = u64::try_from(self.inner.options.idempotency_ttl.as_millis()).unwrap_or(u64::MAX);
         Ok(Idempotency { token, proposed_at_ms, expires_at_ms: proposed_at_ms.saturating_add(ttl) })
     }
@@ -282,12 +291,6 @@ impl Service {
     pub fn is_leader(&self) -> bool {
         self.inner.view.borrow().state == ServerState::Leader
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the edge at which commands get their time")]
-fn wall_clock_ms() -> u64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Follows Openraft's metrics, so that a request looks at one small value.

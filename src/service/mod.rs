@@ -31,6 +31,7 @@ mod lease_clock;
 mod lessor;
 mod proposer;
 mod renewals;
+mod token_clock;
 mod write_queue;
 
 pub use etcd_export::{EtcdExport, EtcdSnapshot};

@@ -14,7 +14,7 @@ use crate::command::{
 };
 use crate::error::StorageError;
 use crate::mutants::Mutant;
-use crate::mvcc::{Lease, ReadError, WriteSession};
+use crate::mvcc::{Lease, ReadError, Store, WriteSession};
 
 const TOKEN_VERSION: u8 = 1;
 /// Tokens by name.
@@ -454,9 +454,18 @@ struct TokenBook {
     count: u64,
 }
 
+/// Where the clock of idempotency keys stands, in milliseconds.
+pub(super) fn token_clock(store: &Store) -> Result<u64, StorageError> {
+    Ok(TokenBook::of(store.dedup(CLOCK)?)?.clock)
+}
+
 impl TokenBook {
     fn load(session: &mut WriteSession<'_>) -> Result<Self, StorageError> {
-        let Some(stored) = session.dedup_get(CLOCK)? else {
+        Self::of(session.dedup_get(CLOCK)?)
+    }
+
+    fn of(stored: Option<Bytes>) -> Result<Self, StorageError> {
+        let Some(stored) = stored else {
             return Ok(Self { clock: 0, count: 0 });
         };
         let mut r = Reader::new(stored);

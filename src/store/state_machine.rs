@@ -299,6 +299,15 @@ impl StateMachineStore {
         &self.shared.leases
     }
 
+    /// Where the clock of idempotency keys stands as of the last applied log entry, in
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn token_clock(&self) -> Result<u64, StorageError> {
+        apply::token_clock(&self.store())
+    }
+
     fn publish_applied(&self, applied: Applied) {
         let index = index_of(&applied);
         *self.shared.applied.lock() = applied;

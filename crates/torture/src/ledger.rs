@@ -8,16 +8,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+pub use self::simulated::Simulated;
 use crate::timeline::Kind;
+
+mod simulated;
 
 /// Where the ledger is, from the top of the repository.
 pub const PATH: &str = "docs/reliability-ledger.md";
 
 const INTRO: &str = "# Reliability ledger
 
-Each line below is a run of `kvorum-torture`: real nodes under injected faults, and checkers of all that
+Each line of runs is one of `kvorum-torture`: real nodes under injected faults, and checkers of all that
 clients were told. A run with a mutant has a mistake built into the nodes on purpose, which it must
-find; it counts in no total but its own. This file is generated and refuses to be edited.
+find; it counts in no total but its own. Each line of simulated clusters is many seeds of the
+simulation. This file is generated and refuses to be edited.
 ";
 
 const HEADS: [&str; 24] = [
@@ -135,6 +139,8 @@ pub enum LedgerError {
 pub struct Ledger {
     /// In the order in which they were added.
     pub entries: Vec<Entry>,
+    /// The same of simulated clusters.
+    pub simulated: Vec<Simulated>,
 }
 
 /// Adds a run to the ledger at `path`, which need not exist.
@@ -143,36 +149,67 @@ pub struct Ledger {
 /// When the run does not fit, or the file is damaged or can't be written; it is then as it
 /// was before.
 pub fn append(path: &Path, entry: Entry) -> Result<Ledger, LedgerError> {
-    entry.check()?;
+    check_texts([
+        ("date", Some(&entry.date)),
+        ("commit", Some(&entry.commit)),
+        ("mutant", entry.mutant.as_ref()),
+    ])?;
     let mut ledger = Ledger::load(path)?;
     ledger.entries.push(entry);
-    // So that a run that is broken off leaves a whole file.
-    let draft = path.with_extension("md.new");
-    let failed = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| LedgerError::File { action, path, source }
-    };
-    std::fs::write(&draft, ledger.render()).map_err(failed("write", &draft))?;
-    std::fs::rename(&draft, path).map_err(failed("replace", path))?;
+    ledger.save(path)?;
     Ok(ledger)
 }
 
-impl Entry {
-    fn check(&self) -> Result<(), LedgerError> {
-        let fields =
-            [("date", Some(&self.date)), ("commit", Some(&self.commit)), ("mutant", self.mutant.as_ref())];
-        for (field, text) in fields.into_iter().filter_map(|(field, text)| Some((field, text?))) {
-            let unfit = text.is_empty()
-                || text == NOTHING
-                || text.trim() != text
-                || text.chars().any(|character| character == '|' || character.is_control());
-            if unfit {
-                return Err(LedgerError::Unfit { field, text: text.clone() });
-            }
-        }
-        Ok(())
-    }
+/// Adds simulated clusters, as [`append`] does.
+///
+/// # Errors
+/// As there.
+pub fn append_simulated(path: &Path, entry: Simulated) -> Result<Ledger, LedgerError> {
+    check_texts([("date", Some(&entry.date)), ("commit", Some(&entry.commit))])?;
+    let mut ledger = Ledger::load(path)?;
+    ledger.simulated.push(entry);
+    ledger.save(path)?;
+    Ok(ledger)
+}
 
+/// Adds all that another ledger holds, as if it had been added here.
+///
+/// # Errors
+/// As [`append`], and when the other one can't be read.
+pub fn merge(path: &Path, other: &Path) -> Result<Ledger, LedgerError> {
+    let more = Ledger::load(other)?;
+    let mut ledger = Ledger::load(path)?;
+    ledger.entries.extend(more.entries);
+    ledger.simulated.extend(more.simulated);
+    // Runs on several machines, or at once, are read best in the order of time.
+    ledger.entries.sort_by(|one, other| one.date.cmp(&other.date));
+    ledger.simulated.sort_by(|one, other| one.date.cmp(&other.date));
+    ledger.save(path)?;
+    Ok(ledger)
+}
+
+/// The date and time of day, of Greenwich, as an entry has it.
+///
+/// # Errors
+/// When the system's `date` can't be asked.
+pub fn date() -> std::io::Result<String> {
+    let output = std::process::Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn check_texts<const N: usize>(fields: [(&'static str, Option<&String>); N]) -> Result<(), LedgerError> {
+    for (field, text) in fields.into_iter().filter_map(|(field, text)| Some((field, text?))) {
+        let unfit = text.is_empty()
+            || text == NOTHING
+            || text.trim() != text
+            || text.chars().any(|character| character == '|' || character.is_control());
+        if unfit {
+            return Err(LedgerError::Unfit { field, text: text.clone() });
+        }
+    }
+    Ok(())
+}
+impl Entry {
     fn verdict(&self) -> String {
         match (self.problems, &self.mutant) {
             (0, None) => "held".to_owned(),
@@ -281,6 +318,17 @@ impl Ledger {
         }
     }
 
+    fn save(&self, path: &Path) -> Result<(), LedgerError> {
+        // So that a run that is broken off leaves a whole file.
+        let draft = path.with_extension("md.new");
+        let failed = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| LedgerError::File { action, path, source }
+        };
+        std::fs::write(&draft, self.render()).map_err(failed("write", &draft))?;
+        std::fs::rename(&draft, path).map_err(failed("replace", path))
+    }
+
     /// The text of the file.
     pub fn render(&self) -> String {
         let mut text = String::from(INTRO);
@@ -289,6 +337,14 @@ impl Ledger {
         text.push_str(&row(&HEADS));
         text.push_str(&row(&HEADS.map(|_| "---")));
         for entry in &self.entries {
+            text.push_str(&entry.line());
+        }
+        if !self.simulated.is_empty() {
+            text.push_str(simulated::TITLE);
+            text.push_str(&row(&simulated::HEADS));
+            text.push_str(&row(&simulated::HEADS.map(|_| "---")));
+        }
+        for entry in &self.simulated {
             text.push_str(&entry.line());
         }
         text
@@ -330,6 +386,11 @@ impl Ledger {
             ),
             ("Recovery after a leader's kill, largest", millis(largest)),
             ("Runs with a mutant that was caught", format!("{caught} of {}", mutants.len())),
+            ("Simulated seeds", grouped(self.simulated.iter().map(|entry| entry.seeds).sum())),
+            (
+                "Simulated seeds in which a promise was broken",
+                grouped(self.simulated.iter().map(|entry| entry.broken).sum()),
+            ),
         ]);
         text.push_str("\n## Totals\n\n| what | total |\n| --- | --- |\n");
         for (name, value) in lines {
@@ -343,14 +404,22 @@ impl Ledger {
     /// # Errors
     /// The first line that is not as it was written, counted from 1, and what is wrong.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
-        let head = row(&HEADS);
-        let place = text
-            .lines()
-            .position(|line| line == head.trim_end())
-            .ok_or_else(|| (1, "the table of runs is missing".to_owned()))?;
-        let entries = text.lines().enumerate().skip(place + 2);
-        let entries = entries.map(|(place, line)| Entry::parse(line).map_err(|reason| (place + 1, reason)));
-        let ledger = Self { entries: entries.collect::<Result<_, _>>()? };
+        let place_of = |head: String| text.lines().position(|line| line == head.trim_end());
+        let runs = place_of(row(&HEADS)).ok_or_else(|| (1, "the table of runs is missing".to_owned()))?;
+        let simulated = place_of(row(&simulated::HEADS)).unwrap_or(usize::MAX);
+        let rows = |head: usize| {
+            let lines = text.lines().enumerate().skip(head.saturating_add(2));
+            lines.take_while(|(_, line)| !line.is_empty())
+        };
+        let at = |place: usize| move |reason| (place + 1, reason);
+        let ledger = Self {
+            entries: rows(runs)
+                .map(|(place, line)| Entry::parse(line).map_err(at(place)))
+                .collect::<Result<_, _>>()?,
+            simulated: rows(simulated)
+                .map(|(place, line)| Simulated::parse(line).map_err(at(place)))
+                .collect::<Result<_, _>>()?,
+        };
         let expected = ledger.render();
         if expected == text {
             return Ok(ledger);

@@ -38,6 +38,13 @@ enum Command {
         #[arg(long)]
         ledger: Option<PathBuf>,
     },
+    /// Add all that another ledger holds to a ledger
+    Merge {
+        /// The ledger that grows
+        ledger: PathBuf,
+        /// The other one
+        other: PathBuf,
+    },
     /// Show that builds with a planted bug are caught
     Mutants(MutantArgs),
     /// List all faults
@@ -157,6 +164,10 @@ async fn carry_out(command: Command) -> Result<bool, Trouble> {
     match command {
         Command::Run(args) => run_all(&args).await,
         Command::Check { folder, ledger } => check(&folder, ledger.as_deref()).await,
+        Command::Merge { ledger, other } => {
+            ledger::merge(&ledger, &other)?;
+            Ok(true)
+        }
         Command::Mutants(args) => hunt(&args).await,
         Command::Faults => {
             for fault in Fault::ALL {
@@ -272,7 +283,7 @@ async fn one(common: &Common, seed: u64, mutant: Option<&str>) -> Result<Ran, Tr
         clients: common.clients,
         pause: Duration::from_millis(common.pause),
         commit: common.commit.clone(),
-        date: date()?,
+        date: ledger::date().map_err(|error| Trouble::System("ask `date` for the date", error))?,
         mutant: mutant.map(ToOwned::to_owned),
         command,
     };
@@ -339,11 +350,4 @@ fn random_seed() -> u64 {
     // The keys of the standard library's hashes come from the system's randomness.
     let seed = std::hash::RandomState::new().build_hasher().finish();
     seed % SEEDS
-}
-
-/// The date and time of day, of Greenwich.
-fn date() -> Result<String, Trouble> {
-    let output = std::process::Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]).output();
-    let output = output.map_err(|error| Trouble::System("ask `date` for the date", error))?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
