@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser};
 use kvorum::config::{Config, ServeArgs};
 use kvorum::store::{exit_at_once, exit_on_failure};
 use kvorum::{Node, start_node, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -72,24 +72,57 @@ fn serve(args: ServeArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error),
     };
-    match start_node(&config, exit_on_failure()) {
-        Ok(node) => runtime.block_on(wait_and_stop(node, &config)),
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(FAILED)
+    runtime.block_on(async {
+        // Before the start, which may take long: whoever asks for the end then gets it, too.
+        let mut asked = match Asked::listen() {
+            Ok(asked) => asked,
+            Err(error) => return fail(FAILED, &error),
+        };
+        let starting = {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || start_node(&config, exit_on_failure()))
+        };
+        let started = tokio::select! {
+            started = starting => started,
+            () = asked.to_stop() => {
+                tracing::info!("stopped while starting");
+                // What is on disk is what a crash leaves, which every start can take up.
+                exit_at_once(0);
+            }
+        };
+        match started {
+            Ok(Ok(node)) => wait_and_stop(node, &config, asked).await,
+            Ok(Err(error)) => {
+                tracing::error!("{error}");
+                ExitCode::from(FAILED)
+            }
+            Err(error) => fail(FAILED, &error),
+        }
+    })
+}
+
+/// The signals by which an operator ends a node.
+struct Asked {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Asked {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn to_stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
 
-async fn wait_and_stop(mut node: Node, config: &Config) -> ExitCode {
-    let (mut terminate, mut interrupt) =
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => return fail(FAILED, &error),
-        };
+async fn wait_and_stop(mut node: Node, config: &Config, mut asked: Asked) -> ExitCode {
     let failure = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        () = asked.to_stop() => None,
         reason = node.failed() => Some(reason),
     };
     if let Some(reason) = failure {
