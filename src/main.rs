@@ -74,8 +74,8 @@ fn serve(args: ServeArgs) -> ExitCode {
     };
     runtime.block_on(async {
         // Before the start, which may take long: whoever asks for the end then gets it, too.
-        let mut asked = match Asked::listen() {
-            Ok(asked) => asked,
+        let mut signals = match StopSignals::listen() {
+            Ok(signals) => signals,
             Err(error) => return fail(FAILED, &error),
         };
         let starting = {
@@ -84,14 +84,14 @@ fn serve(args: ServeArgs) -> ExitCode {
         };
         let started = tokio::select! {
             started = starting => started,
-            () = asked.to_stop() => {
+            () = signals.received() => {
                 tracing::info!("stopped while starting");
                 // What is on disk is what a crash leaves, which every start can take up.
                 exit_at_once(0);
             }
         };
         match started {
-            Ok(Ok(node)) => wait_and_stop(node, &config, asked).await,
+            Ok(Ok(node)) => wait_and_stop(node, &config, signals).await,
             Ok(Err(error)) => {
                 tracing::error!("{error}");
                 ExitCode::from(FAILED)
@@ -102,17 +102,17 @@ fn serve(args: ServeArgs) -> ExitCode {
 }
 
 /// The signals by which an operator ends a node.
-struct Asked {
+struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Asked {
+impl StopSignals {
     fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn to_stop(&mut self) {
+    async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -120,9 +120,9 @@ impl Asked {
     }
 }
 
-async fn wait_and_stop(mut node: Node, config: &Config, mut asked: Asked) -> ExitCode {
+async fn wait_and_stop(mut node: Node, config: &Config, mut signals: StopSignals) -> ExitCode {
     let failure = tokio::select! {
-        () = asked.to_stop() => None,
+        () = signals.received() => None,
         reason = node.failed() => Some(reason),
     };
     if let Some(reason) = failure {

@@ -25,7 +25,8 @@ impl Node {
     pub(super) fn judge(&self, status: ExitStatus, was_stopping: bool) -> End {
         let has_crashed = status.signal().is_some() || status.code() == Some(101);
         let failed = status.code() == Some(1);
-        if was_stopping && status.success() {
+        let was_killed_by_it = status.signal() == Some(libc::SIGTERM) && !self.has_said_anything();
+        if was_stopping && (status.success() || was_killed_by_it) {
             End::Stopped
         } else if !has_crashed && failed && self.last_line().contains("can't listen on") {
             End::PortTaken
@@ -38,6 +39,14 @@ impl Node {
         } else {
             End::Problem(format!("it ended by itself with {status}; {}", self.quote()))
         }
+    }
+
+    /// Whether its process has logged anything since it was started: before, it may not have
+    /// come so far as to listen for signals.
+    fn has_said_anything(&self) -> bool {
+        let log = self.log();
+        let last = log.lines().rev().find(|line| !line.starts_with("--- harness: it ended"));
+        last.is_some_and(|line| !line.starts_with("--- harness: start"))
     }
 
     fn last_line(&self) -> String {

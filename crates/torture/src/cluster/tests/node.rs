@@ -127,6 +127,21 @@ async fn a_stop_must_be_clean() {
 }
 
 #[tokio::test]
+async fn only_who_has_said_nothing_yet_may_end_by_the_signal_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let mut starting = node(&root, "exec sleep 60");
+    start(&mut starting).await;
+    starting.terminate().unwrap();
+    assert_eq!(end_of(&mut starting).await, End::Stopped);
+
+    let root = tempfile::tempdir().unwrap();
+    let mut running = node(&root, "echo the node is running >&2; exec sleep 60");
+    start(&mut running).await;
+    running.terminate().unwrap();
+    assert!(matches!(end_of(&mut running).await, End::Problem(_)));
+}
+
+#[tokio::test]
 async fn an_end_just_before_a_kill_is_noticed() {
     let root = tempfile::tempdir().unwrap();
     let mut node = node(&root, "exit 1");
