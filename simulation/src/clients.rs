@@ -166,6 +166,13 @@ impl Wire for Direct {
         seconds(renewed.ttl).map_or(Renewal::Gone, Renewal::Renewed)
     }
 
+    /// The lock service belongs to the gRPC front, which is not simulated.
+    async fn acquire(&mut self, _endpoint: &Endpoint, _name: &str, _lease: i64) -> Option<String> {
+        None
+    }
+
+    async fn release(&mut self, _endpoint: &Endpoint, _key: &str) {}
+
     async fn revoke(&mut self, endpoint: &Endpoint, id: i64, dice: &mut Dice) {
         let revoking = move |service: Service| async move { service.lease_revoke(id).await.is_ok() };
         if let Heard::Answer(is_revoked) = self.ask(endpoint.node, dice, revoking).await {

@@ -322,4 +322,7 @@ pub mod keys {
     pub const BANK: &str = "bank/";
     /// Keys of locks, which end with their lease.
     pub const LOCK: &str = "lock/";
+    /// Keys of etcd's lock service, one for each client below the name of its lock. The
+    /// service sets and deletes them, and no call says so.
+    pub const MUTEX: &str = "mutex/";
 }

@@ -77,14 +77,17 @@ fn fencing_grows(lock: &str, holdings: &[&Holding], verdict: &mut Verdict) {
     }
 }
 
+fn is_of_a_lock(key: &str) -> bool {
+    key.starts_with(keys::LOCK) || key.starts_with(keys::MUTEX)
+}
+
 /// When anybody was first told that a lock's key was gone, by the revision at which the
 /// key had come to be and its lease.
 fn seen_gone(history: &History, truth: &Truth<'_>) -> HashMap<(i64, i64), Nanos> {
     let mut gone: HashMap<(i64, i64), Nanos> = HashMap::new();
     for note in history.watches.iter().flat_map(|watch| &watch.notes) {
         let WatchNote::Events { at, events } = note else { continue };
-        for event in events.iter().filter(|event| event.record.is_none() && event.key.starts_with(keys::LOCK))
-        {
+        for event in events.iter().filter(|event| event.record.is_none() && is_of_a_lock(&event.key)) {
             if let Some(record) = truth.record(&event.key, event.mod_revision.saturating_sub(1)) {
                 let first = gone.entry((record.create_revision, record.lease)).or_insert(*at);
                 *first = (*first).min(*at);
@@ -102,7 +105,7 @@ fn rests_on_a_key(
     verdict: &mut Verdict,
 ) {
     let created = truth.at(holding.fencing).into_iter().flatten().any(|fact| {
-        fact.event.key.starts_with(keys::LOCK)
+        is_of_a_lock(&fact.event.key)
             && fact.event.record.as_ref().is_some_and(|record| {
                 record.create_revision == holding.fencing && record.lease == holding.lease
             })

@@ -13,7 +13,7 @@ use super::Verdict;
 use super::answer::{Answer, CHECK, Effect, effect, explains, matches};
 use super::floors::{Ceilings, Floor};
 use super::truth::{Fact, Truth};
-use crate::history::{Call, History, Nanos, Operation, Outcome};
+use crate::history::{Call, History, Nanos, Operation, Outcome, keys};
 
 /// Who made a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(super) enum Owner {
     Operation(usize),
     /// The end of a lease.
     Lease,
+    /// The lock service.
+    Service,
 }
 
 /// Who made which change, and at which revision an operation took effect.
@@ -55,6 +57,9 @@ impl<'a, 'h> Owners<'a, 'h> {
             if is_end_of_lease(facts) {
                 owners.set(place, Owner::Lease);
                 verdict.count("revision.lease_ends", 1);
+            } else if facts.iter().all(|fact| fact.event.key.starts_with(keys::MUTEX)) {
+                owners.set(place, Owner::Service);
+                verdict.count("revision.changes_by_the_lock_service", 1);
             }
         }
         owners
@@ -316,7 +321,7 @@ impl<'a, 'h> Owners<'a, 'h> {
             .iter()
             .map(|owner| match owner {
                 Owner::Operation(index) => self.operation(*index).begun,
-                Owner::Nobody | Owner::Lease => 0,
+                Owner::Nobody | Owner::Lease | Owner::Service => 0,
             })
             .collect();
         // So many deletions of a key are the work of as many operations, whichever.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::wire::{Granted, Renewal, Wire};
-use crate::history::{Call, Compare, Holding, Outcome, Step, keys};
+use crate::history::{Call, Compare, Holding, Outcome, Step, StepResult, keys};
 
 /// Different locks; few, so that they are contended.
 const LOCKS: usize = 4;
@@ -39,7 +39,11 @@ pub(super) async fn work(session: &mut Session<impl Wire>) -> Locked {
         let ttl = 2 + session.dice.below(4) as i64;
         let sent = Instant::now();
         if let Some(lease) = session.grant(ttl).await {
-            contend(session, lease, sent + lease.ttl, &mut locked).await;
+            if session.dice.chance(35) {
+                queue(session, lease, sent + lease.ttl, &mut locked).await;
+            } else {
+                contend(session, lease, sent + lease.ttl, &mut locked).await;
+            }
         }
         let time = session.dice.millis(20, 400);
         session.shared.pause(time).await;
@@ -50,6 +54,10 @@ pub(super) async fn work(session: &mut Session<impl Wire>) -> Locked {
 /// A lock that was taken.
 struct Held {
     lock: String,
+    /// The key that stands for it.
+    key: String,
+    /// Whether the lock service gave it.
+    by_service: bool,
     lease: i64,
     fencing: i64,
     from: Instant,
@@ -84,7 +92,16 @@ async fn contend(
         match session.call(take).await {
             Outcome::Done { revision, succeeded: true, .. } => {
                 let from = Instant::now();
-                let held = Held { lock, lease: lease.id, fencing: revision, from, safe_until };
+                let key = lock.clone();
+                let held = Held {
+                    lock,
+                    key,
+                    by_service: false,
+                    lease: lease.id,
+                    fencing: revision,
+                    from,
+                    safe_until,
+                };
                 hold(session, held, client, locked).await;
                 return;
             }
@@ -109,6 +126,33 @@ async fn contend(
             }
         }
     }
+    if session.dice.chance(70) {
+        session.revoke(lease.id).await;
+    }
+}
+
+/// Takes a lock of etcd's lock service under a lease, waiting for its turn.
+async fn queue(session: &mut Session<impl Wire>, lease: Granted, safe_until: Instant, locked: &mut Locked) {
+    let lock = format!("{}{}", keys::MUTEX, session.dice.below(LOCKS));
+    if let Some(key) = session.acquire(&lock, lease.id).await {
+        // Its place in the queue is the revision at which its key came to be.
+        let look = Call::Txn {
+            compares: Vec::new(),
+            then: vec![Step::Get { key: key.clone() }],
+            otherwise: Vec::new(),
+            local: false,
+        };
+        if let Outcome::Done { results, .. } = session.call(look).await
+            && let Some(StepResult::Got(Some(record))) = results.first()
+        {
+            let (from, client) = (Instant::now(), session.client);
+            let fencing = record.create_revision;
+            let held = Held { lock, key, by_service: true, lease: lease.id, fencing, from, safe_until };
+            hold(session, held, client, locked).await;
+            return;
+        }
+    }
+    // It may still be waiting its turn; then it goes with its lease.
     if session.dice.chance(70) {
         session.revoke(lease.id).await;
     }
@@ -164,15 +208,20 @@ async fn hold(session: &mut Session<impl Wire>, mut held: Held, client: u32, loc
 
 async fn give_up(session: &mut Session<impl Wire>, held: &Held) {
     match session.dice.below(10) {
-        // The lock may be somebody else's by now, so it is deleted only if it is not.
         0..5 => {
-            let release = Call::Txn {
-                compares: vec![Compare::CreateRevision { key: held.lock.clone(), revision: held.fencing }],
-                then: vec![Step::Delete { key: held.lock.clone() }],
-                otherwise: Vec::new(),
-                local: false,
-            };
-            session.call(release).await;
+            if held.by_service {
+                session.release(&held.key).await;
+            } else {
+                // The lock may be somebody else's by now, so it is deleted only if it is not.
+                let is_own = Compare::CreateRevision { key: held.key.clone(), revision: held.fencing };
+                let release = Call::Txn {
+                    compares: vec![is_own],
+                    then: vec![Step::Delete { key: held.key.clone() }],
+                    otherwise: Vec::new(),
+                    local: false,
+                };
+                session.call(release).await;
+            }
             if session.dice.chance(80) {
                 session.revoke(held.lease).await;
             }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use hyper::Method;
 use kvorum_etcd_proto::etcdserverpb as pb;
+use kvorum_etcd_proto::v3lockpb::lock_client::LockClient;
+use kvorum_etcd_proto::v3lockpb::{LockRequest, UnlockRequest};
 use pb::lease_client::LeaseClient;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -215,6 +217,21 @@ impl Wire for Network {
             let mut lease = LeaseClient::new(channel);
             let revoked = lease.lease_revoke(pb::LeaseRevokeRequest { id });
             let _ = timeout(self.shared.limit, revoked).await;
+        }
+    }
+
+    async fn acquire(&mut self, endpoint: &Endpoint, name: &str, lease: i64) -> Option<String> {
+        let mut locks = LockClient::new(self.channel(endpoint).ok()?);
+        let asked = locks.lock(LockRequest { name: name.to_owned().into(), lease });
+        let answer = timeout(self.shared.limit, asked).await.ok()?.ok()?.into_inner();
+        String::from_utf8(answer.key.to_vec()).ok()
+    }
+
+    async fn release(&mut self, endpoint: &Endpoint, key: &str) {
+        if let Ok(channel) = self.channel(endpoint) {
+            let mut locks = LockClient::new(channel);
+            let released = locks.unlock(UnlockRequest { key: key.to_owned().into() });
+            let _ = timeout(self.shared.limit, released).await;
         }
     }
 }

@@ -194,6 +194,19 @@ impl<W: Wire> Session<W> {
         }
     }
 
+    /// Waits at any node for a lock of etcd's lock service.
+    pub(super) async fn acquire(&mut self, name: &str, lease: i64) -> Option<String> {
+        let endpoint = self.shared.any_endpoint(&mut self.dice)?;
+        self.wire.acquire(&endpoint, name, lease).await
+    }
+
+    /// Gives up a lock of etcd's lock service at any node.
+    pub(super) async fn release(&mut self, key: &str) {
+        if let Some(endpoint) = self.shared.any_endpoint(&mut self.dice) {
+            self.wire.release(&endpoint, key).await;
+        }
+    }
+
     fn avoid(&mut self, node: NodeId) {
         self.avoided = Some((node, Instant::now() + AVOIDED));
     }

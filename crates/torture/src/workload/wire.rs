@@ -58,4 +58,16 @@ pub trait Wire {
 
     /// Asks for a lease's end. One whose end nobody heard of ends by itself.
     fn revoke(&mut self, endpoint: &Endpoint, id: i64, dice: &mut Dice) -> impl Future<Output = ()>;
+
+    /// Waits for the lock `name` of etcd's lock service, and gives the key that it is held
+    /// by; `None` unless it was certainly given, and where there is no such service.
+    fn acquire(
+        &mut self,
+        endpoint: &Endpoint,
+        name: &str,
+        lease: i64,
+    ) -> impl Future<Output = Option<String>>;
+
+    /// Gives up what is held by `key`; whether it came is not asked.
+    fn release(&mut self, endpoint: &Endpoint, key: &str) -> impl Future<Output = ()>;
 }

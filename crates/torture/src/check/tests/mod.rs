@@ -82,6 +82,24 @@ fn sound() -> History {
 }
 
 #[test]
+fn what_the_lock_service_does_needs_no_call_and_what_rests_on_it_is_judged() {
+    let of_service = |second_from| {
+        let mut scene = Scene::new();
+        scene.model.run(&steps(&[put_leased("mutex/a/5", "", 5)]), 10); // revision 2
+        scene.model.run(&steps(&[put_leased("mutex/a/6", "", 6)]), 20); // 3
+        scene.hold(1, (30, 90), 5, 2);
+        scene.model.run(&steps(&[delete("mutex/a/5")]), 100); // 4
+        scene.hold(2, (second_from, 190), 6, 3);
+        scene.model.end_lease(6, 200); // 5
+        scene.finish()
+    };
+    let verdict = assert_sound(&of_service(110));
+    assert_eq!(verdict.counted("revision.changes_by_the_lock_service"), 2);
+    assert_eq!(verdict.counted("lock.holdings"), 2);
+    assert_eq!(kinds(&check(&of_service(80))), ["lock/overlap"]);
+}
+
+#[test]
 fn a_true_history_is_believed_and_all_of_it_was_looked_at() {
     let verdict = assert_sound(&sound());
     for (what, expected) in [
