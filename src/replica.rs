@@ -176,3 +176,6 @@ pub(crate) fn at_port(addr: &str, port: u16) -> String {
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
     format!("{host}:{port}")
 }
+
+#[cfg(test)]
+mod tests;

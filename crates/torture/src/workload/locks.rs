@@ -136,13 +136,13 @@ async fn queue(session: &mut Session<impl Wire>, lease: Granted, safe_until: Ins
     let lock = format!("{}{}", keys::MUTEX, session.dice.below(LOCKS));
     if let Some(key) = session.acquire(&lock, lease.id).await {
         // Its place in the queue is the revision at which its key came to be.
-        let look = Call::Txn {
+        let reading = Call::Txn {
             compares: Vec::new(),
             then: vec![Step::Get { key: key.clone() }],
             otherwise: Vec::new(),
             local: false,
         };
-        if let Outcome::Done { results, .. } = session.call(look).await
+        if let Outcome::Done { results, .. } = session.call(reading).await
             && let Some(StepResult::Got(Some(record))) = results.first()
         {
             let (from, client) = (Instant::now(), session.client);

@@ -1,0 +1,56 @@
+//! A node's parts without its servers, as its only voter.
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::command::Command;
+use crate::error::Error;
+use crate::keyspace::{KeyRange, RangeRequest};
+use crate::service::Consistency;
+
+async fn alone(dir: &TempDir) -> Replica {
+    let mut config = Config::with_defaults(1, dir.path().join("data"));
+    config.limits.request_timeout = Duration::from_secs(60);
+    let data = DataDir::open(&config.data_dir, config.id).unwrap();
+    let addrs = Addrs {
+        advertise: "127.0.0.1:9".to_owned(),
+        http: SocketAddr::from(([127, 0, 0, 1], 9)),
+        grpc: None,
+    };
+    let fatal: FatalHook = Arc::new(|error| panic!("{error}"));
+    let replica = start_replica(&config, Arc::new(data), addrs, fatal, Handle::current()).await.unwrap();
+    replica.service.init(vec![(1, "127.0.0.1:9".to_owned())]).await.unwrap();
+    replica
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_leader_is_told_that_raft_has_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = alone(&dir).await;
+    replica.service.write(Command::put("k", "v")).await.unwrap();
+    replica.raft.shutdown().await.unwrap();
+    let all = RangeRequest::of(KeyRange::all());
+    match replica.service.read(all, Consistency::Linearizable).await {
+        Err(Error::Unavailable { reason, .. }) => assert_eq!(reason, "the node is stopping"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idempotency_keys_grow_old_by_no_wall_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = alone(&dir).await;
+    // Nothing was proposed under a key yet, so hardly any of their time has passed.
+    let first = replica.service.idempotency(Bytes::from_static(b"a")).unwrap();
+    let a_day = 86_400_000;
+    assert!(first.proposed_at_ms < a_day, "{first:?} counts from when this node began");
+    replica
+        .service
+        .write(Command { idempotency: Some(first.clone()), ..Command::put("k", "v") })
+        .await
+        .unwrap();
+    assert_eq!(replica.store.token_clock().unwrap(), first.proposed_at_ms);
+    let second = replica.service.idempotency(Bytes::from_static(b"b")).unwrap();
+    assert!((first.proposed_at_ms..a_day).contains(&second.proposed_at_ms), "{second:?} after {first:?}");
+}
