@@ -43,8 +43,9 @@ pub(super) struct LeaseClock {
     /// The clock's time at `since`.
     clock: u64,
     since: Instant,
-    /// When it was read last.
+    /// When it was read last, and where the replicated clock stood then.
     looked: Instant,
+    seen: u64,
     /// When its time was proposed last.
     proposed: Instant,
 }
@@ -53,7 +54,7 @@ impl LeaseClock {
     /// A clock that runs on from the replicated time. Anchor it when leadership is
     /// confirmed, or when the first lease comes: the time before does not count.
     pub(super) fn anchored(replicated: u64, now: Instant) -> Self {
-        Self { clock: replicated, since: now, looked: now, proposed: now }
+        Self { clock: replicated, since: now, looked: now, seen: replicated, proposed: now }
     }
 
     /// The running clock's time, given where the replicated clock stands.
@@ -66,14 +67,16 @@ impl LeaseClock {
         }
         let run = now.saturating_duration_since(self.since).as_millis();
         let running = self.clock.saturating_add(u64::try_from(run).unwrap_or(u64::MAX));
-        let bound = replicated.saturating_add(SLACK_MS);
+        // A tick that took effect since may have waited for its place in the log, and what
+        // came before it was counted from the clock as it stood at the last look.
+        let bound = std::mem::replace(&mut self.seen, replicated).saturating_add(SLACK_MS);
         if running <= bound || is_own {
             return running.max(replicated);
         }
         // Time that ticks did not keep up with is lost for good; it must not come
         // back at once when they do.
         (self.clock, self.since) = (bound, now);
-        bound
+        bound.max(replicated)
     }
 
     /// What is to be done now.
@@ -160,6 +163,22 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_before_a_tick_that_waits_for_its_place_in_the_log_has_all_its_time() {
+        let start = Instant::now();
+        let mut clock = LeaseClock::anchored(5_000, start);
+        assert_eq!(clock.step(&upcoming(5_000, Some(90_000)), start + TICK), Step::Tick(5_450));
+        clock.proposing(start + TICK);
+        // A lease of two seconds is granted after 1.99 s, and the tick takes effect behind it.
+        let expires_at = 5_000 + 2_000 + SLACK_MS;
+        assert_eq!(clock.read(5_450, start + ms(2_000)), 5_500);
+        let mut replicated = 5_450;
+        for at in (2_400..3_990).step_by(400) {
+            replicated = clock.read(replicated, start + ms(at));
+        }
+        assert!(clock.read(replicated, start + ms(3_989)) < expires_at);
+    }
+
+    #[test]
     fn a_new_leader_goes_on_from_the_replicated_clock() {
         let start = Instant::now();
         let mut old = LeaseClock::anchored(0, start);
@@ -176,6 +195,8 @@ mod tests {
             assert_eq!(new.step(&upcoming(replicated, Some(3_000)), now), Step::Tick(replicated + 450));
             new.proposing(now);
             replicated += 450;
+            // The lessor looks again as soon as its tick has taken effect.
+            assert_eq!(new.read(replicated, now), replicated);
         }
         let rest = |at: u64| elected + ms(at);
         let soon = upcoming(2_700, Some(3_000));
