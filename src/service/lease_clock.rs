@@ -183,6 +183,7 @@ mod tests {
         let start = Instant::now();
         let mut old = LeaseClock::anchored(0, start);
         assert_eq!(old.step(&upcoming(0, Some(3_000)), start + TICK), Step::Tick(450));
+        assert_eq!(old.read(450, start + TICK), 450);
         // The old one ran on, and nobody knows; an election takes ten seconds.
         assert_eq!(old.read(450, start + ms(850)), 850);
         let elected = start + ms(10_850);
