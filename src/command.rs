@@ -134,8 +134,9 @@ pub struct Idempotency {
     /// The client's token.
     #[serde(with = "json_bytes")]
     pub token: Bytes,
-    /// The proposer's clock of idempotency keys, in milliseconds. Replicas take it from
-    /// the log and never from their own clock.
+    /// The leader's clock of idempotency keys when it proposed the command, in
+    /// milliseconds; zero before. Replicas take it from the log and never from their own
+    /// clock.
     pub proposed_at_ms: u64,
     /// When the outcome may be forgotten, on the same clock.
     pub expires_at_ms: u64,
@@ -244,6 +245,25 @@ impl Command {
     }
 }
 
+fn read_condition(r: &mut Reader) -> Result<Option<Condition>, DecodeError> {
+    r.option("condition", |r| match r.u8("condition")? {
+        1 => Ok(Condition::ModRevision(r.i64("condition revision")?)),
+        2 => Ok(Condition::Exists),
+        3 => Ok(Condition::Absent),
+        tag => Err(DecodeError::UnknownTag { field: "condition", tag }),
+    })
+}
+
+fn read_idempotency(r: &mut Reader) -> Result<Option<Idempotency>, DecodeError> {
+    r.option("idempotency", |r| {
+        Ok(Idempotency {
+            token: r.bytes("idempotency token")?,
+            proposed_at_ms: r.u64("proposal time")?,
+            expires_at_ms: r.u64("expiry time")?,
+        })
+    })
+}
+
 /// An encoded [`Command`]: what Openraft carries as application data.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proposal(Bytes);
@@ -260,6 +280,23 @@ impl Proposal {
         &self.0
     }
 
+    /// Says that a command with a token is proposed at `now`: the token lives as long as
+    /// before, from then on. Others are left as they are, and so is what does not decode.
+    #[must_use]
+    pub fn proposed_at(self, now: u64) -> Self {
+        let mut r = Reader::new(self.0.clone());
+        let head = r.u8("command").and_then(|_| Ok((read_condition(&mut r)?, read_idempotency(&mut r)?)));
+        let Ok((_, Some(idempotency))) = head else { return self };
+        let lifetime = idempotency.expires_at_ms.saturating_sub(idempotency.proposed_at_ms);
+        let behind = self.0.len() - r.remaining();
+        let mut bytes = self.0.to_vec();
+        let times = [now, now.saturating_add(lifetime)].map(u64::to_le_bytes);
+        if let Some(place) = bytes.get_mut(behind - size_of_val(&times)..behind) {
+            place.copy_from_slice(times.as_flattened());
+        }
+        Self(bytes.into())
+    }
+
     /// Reads the command; keys and values share the proposal's memory.
     pub fn decode(&self) -> Result<Command, DecodeError> {
         let mut r = Reader::new(self.0.clone());
@@ -267,19 +304,8 @@ impl Proposal {
         if !(SINGLE_KEY_VERSION..=COMMAND_VERSION).contains(&version) {
             return Err(DecodeError::Version { what: "command", found: version, known: COMMAND_VERSION });
         }
-        let condition = r.option("condition", |r| match r.u8("condition")? {
-            1 => Ok(Condition::ModRevision(r.i64("condition revision")?)),
-            2 => Ok(Condition::Exists),
-            3 => Ok(Condition::Absent),
-            tag => Err(DecodeError::UnknownTag { field: "condition", tag }),
-        })?;
-        let idempotency = r.option("idempotency", |r| {
-            Ok(Idempotency {
-                token: r.bytes("idempotency token")?,
-                proposed_at_ms: r.u64("proposal time")?,
-                expires_at_ms: r.u64("expiry time")?,
-            })
-        })?;
+        let condition = read_condition(&mut r)?;
+        let idempotency = read_idempotency(&mut r)?;
         let write = match r.u8("write")? {
             1 => {
                 let key = r.bytes("key")?;

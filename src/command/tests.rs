@@ -190,6 +190,16 @@ proptest! {
     }
 
     #[test]
+    fn a_proposed_command_gets_its_time_and_nothing_else(command in commands(), now in any::<u64>()) {
+        let mut expected = command.clone();
+        if let Some(idempotency) = &mut expected.idempotency {
+            let lifetime = idempotency.expires_at_ms.saturating_sub(idempotency.proposed_at_ms);
+            (idempotency.proposed_at_ms, idempotency.expires_at_ms) = (now, now.saturating_add(lifetime));
+        }
+        prop_assert_eq!(command.encode().proposed_at(now).decode(), Ok(expected));
+    }
+
+    #[test]
     fn outcomes_round_trip(outcome in outcomes()) {
         prop_assert_eq!(Outcome::decode(outcome.encode().into()), Ok(outcome));
     }

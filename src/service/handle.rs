@@ -148,7 +148,6 @@ pub(super) struct Inner {
     /// One change of the membership at a time on the leader.
     pub(super) management: tokio::sync::Mutex<()>,
     pub(super) client_addrs: ClientAddrs,
-    token_clock: TokenClock,
     pub(super) counters: Arc<RequestCounters>,
     pub(super) started: Instant,
     /// Figures of what lies above the service.
@@ -165,7 +164,8 @@ impl Service {
         let ServiceParts { raft, log, store, data, transport, runtime } = parts;
         let view = follow_view(&raft, &runtime);
         let counters = Arc::new(RequestCounters::default());
-        let proposer = proposer::start(raft.clone(), &runtime, options.request_timeout);
+        let clock = TokenClock::new(store.clone(), view.clone());
+        let proposer = proposer::start(raft.clone(), clock, &runtime, options.request_timeout);
         let forwarder = forwarder::start(
             transport.clone(),
             view.clone(),
@@ -203,7 +203,6 @@ impl Service {
             exports: etcd_export::places(),
             management: tokio::sync::Mutex::new(()),
             client_addrs: ClientAddrs::default(),
-            token_clock: TokenClock::starting(Instant::now()),
             counters,
             started: Instant::now(),
             more_figures: OnceLock::new(),
@@ -260,12 +259,10 @@ impl Service {
 
     /// Makes a client's token part of a command.
     ///
-    /// This is where the clock is read: the command carries the time from here
-    /// on, and no replica looks at its own.
+    /// It gets its time from the leader that proposes the command.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the token is empty or too long, and when the store can't
-    /// be read.
+    /// [`Error::Invalid`] when the token is empty or too long.
     pub fn idempotency(&self, token: Bytes) -> Result<Idempotency, Error> {
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
             return Err(Error::Invalid(format!(
@@ -273,14 +270,8 @@ impl Service {
                 token.len()
             )));
         }
-        let replicated = self.inner.store.token_clock();
-        let replicated = replicated.map_err(|error| Error::Internal {
-            node: self.inner.data.node_id(),
-            reason: error.to_string(),
-        })?;
-        let proposed_at_ms = self.inner.token_clock.read(replicated, Instant::now());
         let ttl = u64::try_from(self.inner.options.idempotency_ttl.as_millis()).unwrap_or(u64::MAX);
-        Ok(Idempotency { token, proposed_at_ms, expires_at_ms: proposed_at_ms.saturating_add(ttl) })
+        Ok(Idempotency { token, proposed_at_ms: 0, expires_at_ms: ttl })
     }
 
     pub(super) fn view(&self) -> View {

@@ -8,6 +8,7 @@ use openraft::raft::WriteResult;
 use tokio::time::Instant;
 
 use super::consensus::leader_of;
+use super::token_clock::TokenClock;
 use super::write_queue::{Bounds, Waiting, WriteQueue};
 use crate::command::Proposal;
 use crate::openraft_network::forward::ForwardError;
@@ -20,8 +21,11 @@ const BOUNDS: Bounds = Bounds { enough: 64, writes: 4096, bytes: 4 << 20 };
 
 /// The way of writes into the log of the leader. On a node that does not lead they
 /// are refused.
-pub(super) fn start(raft: Raft, runtime: &Handle, deadline: Duration) -> WriteQueue {
+pub(super) fn start(raft: Raft, clock: TokenClock, runtime: &Handle, deadline: Duration) -> WriteQueue {
     WriteQueue::start(runtime, BOUNDS, move |proposals, waiting| {
+        // As late as can be: what waited longer may have waited for another leader.
+        let now = clock.read();
+        let proposals = proposals.into_iter().map(|proposal| proposal.proposed_at(now)).collect();
         propose(raft.clone(), proposals, waiting, deadline)
     })
 }

@@ -1,48 +1,85 @@
 //! The time by which idempotency keys grow old: never faster than time itself.
 //!
-//! Each node runs a clock on top of the replicated one, which stands at the latest time that an
-//! applied command carried, and whoever proposes gives its own. A node's clock goes on from
-//! the replicated one by monotonic time only, so by induction over all commands none of them
-//! carries more time than has passed since the first. A wall clock must not come into this: one
-//! that jumps forward, on any node, would let all keys be forgotten at once, and writes that
-//! are retried happen twice.
+//! The replicated clock stands at the latest time that an applied command carried. Only the
+//! leader gives commands a time, and only from when it has applied an entry of its own term:
+//! it then knows where all earlier leaders left the clock, and goes on from there by monotonic
+//! time. So between any two commands the clock moves by no more than passed between them.
+//!
+//! A wall clock must not come into this: one that jumps forward would let all keys be forgotten
+//! at once, and writes that are retried happen twice. Nor must the time that another node
+//! believes it to be: one that has run on for long would do the same to keys that a younger
+//! one gave their time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use openraft::ServerState;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
-/// The running clock of a node.
+use super::handle::View;
+use crate::store::StateMachineStore;
+
+/// The clock of a node, which runs while it leads.
 #[derive(Debug)]
-pub(super) struct TokenClock(Mutex<Reading>);
+pub(super) struct TokenClock {
+    store: StateMachineStore,
+    view: watch::Receiver<View>,
+    reign: Mutex<Option<Reign>>,
+}
 
+/// From where the clock runs in a term of this node's as the leader.
 #[derive(Debug, Clone, Copy)]
-struct Reading {
+struct Reign {
+    term: u64,
     /// Milliseconds.
     time: u64,
-    at: Instant,
+    since: Instant,
 }
 
 impl TokenClock {
-    /// A clock that shows what is replicated when it is read first.
-    pub(super) fn starting(now: Instant) -> Self {
-        Self(Mutex::new(Reading { time: 0, at: now }))
+    /// The clock of the node whose state `store` is, and whose part `view` tells.
+    pub(super) fn new(store: StateMachineStore, view: watch::Receiver<View>) -> Self {
+        Self { store, view, reign: Mutex::default() }
     }
 
-    /// The time in milliseconds at `now`, given where the replicated clock stands.
-    pub(super) fn read(&self, replicated: u64, now: Instant) -> u64 {
-        let mut last = self.0.lock();
-        // Whole milliseconds only, so that what is left over counts the next time.
-        let passed = now.saturating_duration_since(last.at).as_millis();
-        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
-        let ran =
-            Reading { time: last.time.saturating_add(passed), at: last.at + Duration::from_millis(passed) };
-        *last = if replicated > ran.time { Reading { time: replicated, at: now } } else { ran };
-        last.time
+    /// The time in milliseconds for what is proposed now; zero, which moves no clock, as long
+    /// as this node does not know that it leads and where the clock stands.
+    pub(super) fn read(&self) -> u64 {
+        let term = {
+            let view = self.view.borrow();
+            (view.state == ServerState::Leader).then_some(view.vote.leader_id.term)
+        };
+        let Some(term) = term else { return 0 };
+        let inherited = || {
+            let applied = self.store.applied_log_id()?;
+            // A state that can't be read ends the node elsewhere.
+            let clock = self.store.token_clock().ok()?;
+            (applied.leader_id.term == term).then_some(clock)
+        };
+        read(&mut self.reign.lock(), term, inherited, Instant::now()).unwrap_or(0)
     }
+}
+
+/// The time at `now` in `term`. What was `inherited` is asked for once in a term.
+fn read(
+    reign: &mut Option<Reign>,
+    term: u64,
+    inherited: impl FnOnce() -> Option<u64>,
+    now: Instant,
+) -> Option<u64> {
+    let known = reign.filter(|reign| reign.term == term);
+    let current = match known {
+        Some(current) => current,
+        None => *reign.insert(Reign { term, time: inherited()?, since: now }),
+    };
+    let passed = now.saturating_duration_since(current.since).as_millis();
+    Some(current.time.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -52,44 +89,42 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_from_the_replicated_clock_with_time() {
-        let start = Instant::now();
-        let clock = TokenClock::starting(start);
-        assert_eq!(clock.read(0, start), 0);
-        assert_eq!(clock.read(5_000, start + ms(10)), 5_000);
-        assert_eq!(clock.read(5_000, start + ms(610)), 5_600);
-        // What others proposed meanwhile is behind it.
-        assert_eq!(clock.read(5_300, start + ms(710)), 5_700);
-        assert_eq!(clock.read(9_000, start + ms(711)), 9_000);
-    }
-
-    #[test]
-    fn parts_of_milliseconds_are_not_lost() {
-        let start = Instant::now();
-        let clock = TokenClock::starting(start);
-        for step in 1..=2_000_u32 {
-            clock.read(0, start + Duration::from_micros(700) * step);
-        }
-        assert_eq!(clock.read(0, start + ms(1_400)), 1_400);
+    fn a_leader_goes_on_from_where_the_clock_was_left() {
+        let (start, mut reign) = (Instant::now(), None);
+        assert_eq!(read(&mut reign, 3, || None, start), None, "it has not applied its own term yet");
+        assert_eq!(read(&mut reign, 3, || Some(5_000), start + ms(10)), Some(5_000));
+        assert_eq!(read(&mut reign, 3, || panic!("it is known"), start + ms(610)), Some(5_600));
+        // In its next term it forgets what it believed, however long it has run on.
+        assert_eq!(read(&mut reign, 5, || Some(5_300), start + ms(9_000)), Some(5_300));
+        assert_eq!(read(&mut reign, 5, || None, start + ms(9_050)), Some(5_350));
     }
 
     proptest! {
-        /// However proposals of nodes fall together, and whichever of them start anew, the
-        /// replicated clock never shows more time than has passed.
+        /// Whoever leads, restarts, or runs on for long without leading: between two commands
+        /// the clock moves by no more than passed.
         #[test]
-        fn no_clock_runs_faster_than_time(steps in proptest::collection::vec((0..3_usize, 0..10_000_u64, any::<bool>()), 1..200)) {
+        fn no_clock_runs_faster_than_time(
+            steps in proptest::collection::vec((0..3_usize, 0..100_000_u64, 0..10_u8), 1..200),
+        ) {
             let start = Instant::now();
-            let mut clocks = [(); 3].map(|()| TokenClock::starting(start));
-            let (mut replicated, mut passed) = (0, 0);
-            for (node, pause, restarts) in steps {
+            let mut nodes = [None; 3];
+            let (mut leader, mut term, mut replicated, mut passed) = (0, 1, 0, 0);
+            let mut before: Option<(u64, u64)> = None;
+            for (node, pause, happening) in steps {
                 passed += pause;
-                let now = start + ms(passed);
-                if restarts {
-                    clocks[node] = TokenClock::starting(now);
+                match happening {
+                    0 => nodes[node] = None,
+                    1 | 2 => (leader, term) = (node, term + 1),
+                    _ => {
+                        let now = start + ms(passed);
+                        let time = read(&mut nodes[leader], term, || Some(replicated), now);
+                        replicated = time.unwrap_or(0).max(replicated);
+                        if let Some((clock, at)) = before {
+                            prop_assert!(replicated - clock <= passed - at);
+                        }
+                        before = Some((replicated, passed));
+                    }
                 }
-                let proposed = clocks[node].read(replicated, now);
-                prop_assert!(proposed >= replicated && proposed <= passed, "{proposed} of {passed}");
-                replicated = proposed;
             }
         }
     }
