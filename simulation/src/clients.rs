@@ -70,9 +70,7 @@ impl Direct {
             }
         }
     }
-}
 
-impl Direct {
     /// Makes a call once, at one node.
     async fn attempt(
         &self,
@@ -123,14 +121,8 @@ impl Wire for Direct {
     async fn call(&mut self, _way: Way, endpoint: &Endpoint, call: &Call, dice: &mut Dice) -> Outcome {
         let node = endpoint.node;
         let is_plain = dice.chance(50);
-        let changes = match call {
-            Call::Txn { then, otherwise, .. } => {
-                then.iter().chain(otherwise).any(|step| !matches!(step, Step::Get { .. }))
-            }
-            Call::SeedWrite { .. } => true,
-            Call::SeedRead { .. } => false,
-        };
-        let token = (changes && dice.chance(20)).then(|| Bytes::from(format!("{:016x}", dice.next())));
+        let token =
+            (!call.only_reads() && dice.chance(20)).then(|| Bytes::from(format!("{:016x}", dice.next())));
         let attempts = if token.is_some() { ATTEMPTS } else { 1 };
         let mut outcome = self.attempt(node, call, is_plain, token.clone(), dice).await;
         for _ in 1..attempts {

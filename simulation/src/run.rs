@@ -14,7 +14,7 @@ use kvorum::simulation::Scope;
 use kvorum_torture::check::check;
 use kvorum_torture::history::{History, NodeState, Outcome};
 use kvorum_torture::record::Clock;
-use kvorum_torture::workload::{Crew, Endpoint, Legacy, Phase, Shared};
+use kvorum_torture::workload::{Crew, Endpoint, Phase, Recorded, Shared};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::LocalSet;
@@ -130,16 +130,16 @@ async fn simulate(plan: &mut Plan, root: &Path) -> Report {
             sleep(Duration::from_millis(10)).await;
         }
     });
-    let mut history = History::default();
+    let (mut recorded, mut final_states) = (Recorded::default(), Vec::new());
     if found(plan, &cluster).await {
         let supervisor = cluster.supervise();
         let watching = tokio::task::spawn_local(Rc::clone(&watcher).run());
-        trouble(plan, &cluster, &watcher, &mut history).await;
+        recorded = trouble(plan, &cluster, &watcher).await;
         match rest(&cluster).await {
-            Some(members) => history.final_states = states(&cluster, &members),
+            Some(members) => final_states = states(&cluster, &members),
             None => cluster.problem(format!("the cluster does not come to rest: {}", describe(&cluster))),
         }
-        let last = history.final_states.first().map_or(0, |state| state.revision);
+        let last = final_states.first().map_or(0, |state| state.revision);
         if !watcher.reaches(last).await {
             cluster.problem(format!("the watcher saw {} and not {last}", watcher.seen()));
         }
@@ -149,8 +149,10 @@ async fn simulate(plan: &mut Plan, root: &Path) -> Report {
         cluster.problem("the cluster was not founded".to_owned());
     }
     outside.end();
-    history.watches.push(watcher.log());
+    recorded.watches.push(watcher.log());
     let mut problems = cluster.take_problems();
+    problems.append(&mut recorded.broken);
+    let history = recorded.into_history(final_states);
     if !history.final_states.is_empty() {
         problems.extend(check(&history).problems.iter().map(ToString::to_string));
     }
@@ -205,7 +207,7 @@ async fn found(plan: &Plan, cluster: &Rc<Cluster>) -> bool {
 }
 
 /// Clients work while faults happen, and for a while longer.
-async fn trouble(plan: &mut Plan, cluster: &Rc<Cluster>, watcher: &Rc<Watcher>, history: &mut History) {
+async fn trouble(plan: &mut Plan, cluster: &Rc<Cluster>, watcher: &Rc<Watcher>) -> Recorded {
     let endpoints =
         cluster.all().into_iter().map(|node| Endpoint { node, http: String::new(), grpc: String::new() });
     let (_endpoints, known) = tokio::sync::watch::channel(endpoints.collect::<Arc<[_]>>());
@@ -213,7 +215,7 @@ async fn trouble(plan: &mut Plan, cluster: &Rc<Cluster>, watcher: &Rc<Watcher>, 
     let shared = Arc::new(Shared::new(Clock::new(), plan.request_timeout, known, told));
     let pause = Duration::from_millis(plan.think_ms);
     let crew = Rc::new(Crew::new(shared, plan.registers, plan.weights.clone(), pause));
-    history.bank_total = crew.bank_total();
+    let mut recorded = Recorded { bank_total: crew.bank_total(), ..Recorded::default() };
 
     let mut clients = Vec::new();
     for number in 0..plan.clients + plan.lockers {
@@ -247,17 +249,11 @@ async fn trouble(plan: &mut Plan, cluster: &Rc<Cluster>, watcher: &Rc<Watcher>, 
     phase.send_replace(Phase::Halt);
     for client in clients {
         match client.await {
-            Ok(Legacy { mut operations, mut holdings, mut watches, broken }) => {
-                history.operations.append(&mut operations);
-                history.holdings.append(&mut holdings);
-                history.watches.append(&mut watches);
-                for what in broken {
-                    cluster.problem(what);
-                }
-            }
+            Ok(done) => recorded.take_in(done),
             Err(error) => cluster.problem(format!("a client ended: {error}")),
         }
     }
+    recorded
 }
 
 /// Ends all faults.

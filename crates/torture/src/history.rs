@@ -78,6 +78,19 @@ pub enum Call {
     },
 }
 
+impl Call {
+    /// Whether it can't change anything.
+    pub fn only_reads(&self) -> bool {
+        match self {
+            Self::Txn { then, otherwise, .. } => {
+                then.iter().chain(otherwise).all(|step| matches!(step, Step::Get { .. }))
+            }
+            Self::SeedWrite { .. } => false,
+            Self::SeedRead { .. } => true,
+        }
+    }
+}
+
 /// A condition on a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

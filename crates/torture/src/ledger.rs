@@ -209,6 +209,7 @@ fn check_texts<const N: usize>(fields: [(&'static str, Option<&String>); N]) -> 
     }
     Ok(())
 }
+
 impl Entry {
     fn verdict(&self) -> String {
         match (self.problems, &self.mutant) {
@@ -241,12 +242,7 @@ impl Entry {
     }
 
     fn parse(line: &str) -> Result<Self, String> {
-        let inner = line.strip_prefix("| ").and_then(|line| line.strip_suffix(" |"));
-        let cells: Vec<_> = inner.ok_or("it is no line of the table")?.split(" | ").collect();
-        if cells.len() != HEADS.len() {
-            return Err(format!("it has {} cells instead of {}", cells.len(), HEADS.len()));
-        }
-        let mut cells = HEADS.into_iter().zip(cells);
+        let mut cells = HEADS.into_iter().zip(cells::<{ HEADS.len() }>(line)?);
         let mut next = || cells.next().unwrap_or_default();
         let number =
             |(head, cell): (&str, &str)| cell.parse::<u64>().map_err(|_| format!("{head} is {cell:?}"));
@@ -290,6 +286,13 @@ fn verdict_count(cell: &str) -> Result<u64, String> {
             .and_then(|count| count.parse().ok())
             .ok_or_else(|| format!("verdict is {cell:?}")),
     }
+}
+
+/// The cells of a line of a table that has `N` columns.
+fn cells<const N: usize>(line: &str) -> Result<[&str; N], String> {
+    let inner = line.strip_prefix("| ").and_then(|line| line.strip_suffix(" |"));
+    let cells: Vec<_> = inner.ok_or("it is no line of the table")?.split(" | ").collect();
+    cells.try_into().map_err(|cells: Vec<_>| format!("it has {} cells instead of {N}", cells.len()))
 }
 
 fn row<T: AsRef<str>>(cells: &[T]) -> String {

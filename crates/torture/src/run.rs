@@ -20,7 +20,7 @@ use crate::ledger::Entry;
 use crate::record::{Clock, RecordError};
 use crate::report::{self, Check, Problem, Run, Verdict};
 use crate::timeline::Mishap;
-use crate::workload::{Clients, Options, Recorded};
+use crate::workload::{Clients, Options};
 
 /// The variable that wakes a planted bug, in a build that has some.
 const MUTANT: &str = "KVORUM_MUTANT";
@@ -150,7 +150,7 @@ pub async fn run(plan: &Plan) -> Result<Ran, RunError> {
     );
     broken.extend(recorded.broken.iter().map(|text| problem("leases", text.clone())));
 
-    let history = history_of(recorded, states);
+    let history = recorded.into_history(states);
     history.save(&plan.folder)?;
     let run = Run {
         commit: plan.commit.clone(),
@@ -233,16 +233,6 @@ async fn rest(cluster: &mut Cluster, broken: &mut Vec<Problem>) -> Vec<NodeState
         broken.push(problem("recovery", format!("the nodes did not come to rest: {error}")));
         Vec::new()
     })
-}
-
-fn history_of(recorded: Recorded, final_states: Vec<NodeState>) -> History {
-    History {
-        operations: recorded.operations,
-        watches: recorded.watches,
-        holdings: recorded.holdings,
-        bank_total: recorded.bank_total,
-        final_states,
-    }
 }
 
 fn problem(check: &str, text: String) -> Problem {

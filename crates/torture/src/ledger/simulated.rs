@@ -1,6 +1,6 @@
 //! Lines of the ledger for simulated clusters.
 
-use super::row;
+use super::{cells, row};
 
 /// What stands above the table.
 pub(super) const TITLE: &str = "\n## Simulated clusters\n\n";
@@ -50,29 +50,22 @@ impl Simulated {
     }
 
     pub(super) fn parse(line: &str) -> Result<Self, String> {
-        let inner = line.strip_prefix("| ").and_then(|line| line.strip_suffix(" |"));
-        let cells: Vec<_> = inner.ok_or("it is no line of the table")?.split(" | ").collect();
-        let [date, commit, numbers @ ..] = cells.as_slice() else {
-            return Err("it has too few cells".to_owned());
-        };
-        let number =
-            |(cell, head): (&&str, &str)| cell.parse::<u64>().map_err(|_| format!("{head} is {cell:?}"));
-        let heads = HEADS.into_iter().skip(2);
-        let numbers: Vec<_> = numbers.iter().zip(heads).map(number).collect::<Result<_, _>>()?;
-        let Ok([from, seeds, seconds, steps, operations, unknown, broken]) = <[u64; 7]>::try_from(numbers)
-        else {
-            return Err(format!("it has {} cells instead of {}", cells.len(), HEADS.len()));
+        let [date, commit, numbers @ ..] = cells::<{ HEADS.len() }>(line)?;
+        let mut numbers = HEADS.into_iter().skip(2).zip(numbers);
+        let mut next = || {
+            let (head, cell) = numbers.next().unwrap_or_default();
+            cell.parse::<u64>().map_err(|_| format!("{head} is {cell:?}"))
         };
         Ok(Self {
-            date: (*date).to_owned(),
-            commit: (*commit).to_owned(),
-            from,
-            seeds,
-            seconds,
-            steps,
-            operations,
-            unknown,
-            broken,
+            date: date.to_owned(),
+            commit: commit.to_owned(),
+            from: next()?,
+            seeds: next()?,
+            seconds: next()?,
+            steps: next()?,
+            operations: next()?,
+            unknown: next()?,
+            broken: next()?,
         })
     }
 }

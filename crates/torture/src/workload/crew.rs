@@ -3,27 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Weights;
 use super::locks;
 use super::registers::{Memory, Registers};
 use super::session::{Session, Shared};
 use super::txns::{self, Books};
 use super::wire::Wire;
+use super::{Recorded, Weights};
 use crate::dice::Dice;
-use crate::history::{Holding, Operation, WatchLog};
-
-/// What one client leaves behind.
-#[derive(Debug, Default)]
-pub struct Legacy {
-    /// All its calls.
-    pub operations: Vec<Operation>,
-    /// All times during which it held a lock.
-    pub holdings: Vec<Holding>,
-    /// All it watched.
-    pub watches: Vec<WatchLog>,
-    /// Promises that were broken where no checker looks.
-    pub broken: Vec<String>,
-}
 
 /// All clients of a run, who share keys.
 #[derive(Debug)]
@@ -47,7 +33,7 @@ impl Crew {
     }
 
     /// A client that reads and writes.
-    pub async fn work(&self, dice: Dice, wire: impl Wire) -> Legacy {
+    pub async fn work(&self, dice: Dice, wire: impl Wire) -> Recorded {
         let mut session = Session::new(Arc::clone(&self.shared), dice, wire);
         let mut memory = Memory::default();
         let Weights { registers, seeds, lists, counters, bank } = self.weights;
@@ -65,18 +51,18 @@ impl Crew {
                 session.shared.pause(time).await;
             }
         }
-        Legacy { operations: session.into_operations(), ..Legacy::default() }
+        Recorded { operations: session.into_operations(), ..Recorded::default() }
     }
 
     /// A client that takes locks.
-    pub async fn lock(&self, dice: Dice, wire: impl Wire) -> Legacy {
+    pub async fn lock(&self, dice: Dice, wire: impl Wire) -> Recorded {
         let mut session = Session::new(Arc::clone(&self.shared), dice, wire);
         let locked = locks::work(&mut session).await;
-        Legacy {
+        Recorded {
             operations: session.into_operations(),
             holdings: locked.holdings,
             broken: locked.broken,
-            ..Legacy::default()
+            ..Recorded::default()
         }
     }
 }

@@ -10,7 +10,7 @@ use std::error::Error as _;
 use tonic::{Code, ConnectError, Status};
 
 use super::http::{Answer, Trouble};
-use crate::history::{Call, Outcome, Step};
+use crate::history::{Call, Outcome};
 
 /// Codes of HTTP errors that say that nothing was changed, whatever was asked.
 const REFUSALS: [&str; 19] = [
@@ -41,17 +41,6 @@ pub(super) const NOT_SENT: &str = "not sent: ";
 /// The longest text that is remembered of what was told.
 const LONGEST: usize = 200;
 
-/// Whether a call can't change anything.
-pub(super) fn only_reads(call: &Call) -> bool {
-    match call {
-        Call::Txn { then, otherwise, .. } => {
-            then.iter().chain(otherwise).all(|step| matches!(step, Step::Get { .. }))
-        }
-        Call::SeedWrite { .. } => false,
-        Call::SeedRead { .. } => true,
-    }
-}
-
 fn failed(reason: impl Into<String>) -> Outcome {
     Outcome::Failed { reason: cut(reason.into()) }
 }
@@ -74,7 +63,7 @@ pub(super) fn refusal(call: &Call, answer: &Answer) -> Outcome {
     let certain = REFUSALS.contains(&code.as_str())
         || match (answer.status, code.as_str()) {
             (408, "timeout") => true,
-            (504, "timeout") | (413, "answer_too_large") => only_reads(call),
+            (504, "timeout") | (413, "answer_too_large") => call.only_reads(),
             _ => false,
         };
     if certain { failed(told) } else { unknown(told) }
@@ -108,7 +97,7 @@ pub(super) fn status(call: &Call, status: &Status) -> Outcome {
             | Code::Unimplemented => true,
             Code::Unavailable => {
                 message == "etcdserver: no leader"
-                    || message == "etcdserver: request timed out" && only_reads(call)
+                    || message == "etcdserver: request timed out" && call.only_reads()
             }
             Code::ResourceExhausted => {
                 matches!(
@@ -142,6 +131,7 @@ fn was_not_sent(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Step;
 
     fn write() -> Call {
         let put = Step::Put { key: "k".to_owned(), value: "v".to_owned(), lease: None };

@@ -54,10 +54,8 @@ pub(super) async fn work(session: &mut Session<impl Wire>) -> Locked {
 /// A lock that was taken.
 struct Held {
     lock: String,
-    /// The key that stands for it.
+    /// The key that stands for it; the lock service gives each client one of its own.
     key: String,
-    /// Whether the lock service gave it.
-    by_service: bool,
     lease: i64,
     fencing: i64,
     from: Instant,
@@ -93,15 +91,7 @@ async fn contend(
             Outcome::Done { revision, succeeded: true, .. } => {
                 let from = Instant::now();
                 let key = lock.clone();
-                let held = Held {
-                    lock,
-                    key,
-                    by_service: false,
-                    lease: lease.id,
-                    fencing: revision,
-                    from,
-                    safe_until,
-                };
+                let held = Held { lock, key, lease: lease.id, fencing: revision, from, safe_until };
                 hold(session, held, client, locked).await;
                 return;
             }
@@ -147,7 +137,7 @@ async fn queue(session: &mut Session<impl Wire>, lease: Granted, safe_until: Ins
         {
             let (from, client) = (Instant::now(), session.client);
             let fencing = record.create_revision;
-            let held = Held { lock, key, by_service: true, lease: lease.id, fencing, from, safe_until };
+            let held = Held { lock, key, lease: lease.id, fencing, from, safe_until };
             hold(session, held, client, locked).await;
             return;
         }
@@ -209,9 +199,7 @@ async fn hold(session: &mut Session<impl Wire>, mut held: Held, client: u32, loc
 async fn give_up(session: &mut Session<impl Wire>, held: &Held) {
     match session.dice.below(10) {
         0..5 => {
-            if held.by_service {
-                session.release(&held.key).await;
-            } else {
+            if held.key == held.lock {
                 // The lock may be somebody else's by now, so it is deleted only if it is not.
                 let is_own = Compare::CreateRevision { key: held.key.clone(), revision: held.fencing };
                 let release = Call::Txn {
@@ -221,6 +209,8 @@ async fn give_up(session: &mut Session<impl Wire>, held: &Held) {
                     local: false,
                 };
                 session.call(release).await;
+            } else {
+                session.release(&held.key).await;
             }
             if session.dice.chance(80) {
                 session.revoke(held.lease).await;

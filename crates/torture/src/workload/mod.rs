@@ -25,13 +25,13 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-pub use self::crew::{Crew, Legacy};
+pub use self::crew::Crew;
 use self::network::Network;
 pub use self::session::{Phase, Shared};
 pub use self::wire::{Granted, Renewal, Wire};
 pub use crate::cluster::Endpoint;
 use crate::dice::Dice;
-use crate::history::{Holding, Operation, Outcome, WatchLog, WatchNote, Way};
+use crate::history::{History, Holding, NodeState, Operation, Outcome, WatchLog, WatchNote, Way};
 use crate::record::Clock;
 
 /// How much of what is done: numbers that stand to each other as the calls shall.
@@ -110,12 +110,29 @@ pub struct Recorded {
     pub broken: Vec<String>,
 }
 
+impl Recorded {
+    /// Adds what another client did.
+    pub fn take_in(&mut self, mut more: Self) {
+        self.operations.append(&mut more.operations);
+        self.watches.append(&mut more.watches);
+        self.holdings.append(&mut more.holdings);
+        self.bank_total = self.bank_total.or(more.bank_total);
+        self.broken.append(&mut more.broken);
+    }
+
+    /// What the checkers judge, but for [`Self::broken`].
+    pub fn into_history(self, final_states: Vec<NodeState>) -> History {
+        let Self { operations, watches, holdings, bank_total, broken: _ } = self;
+        History { operations, watches, holdings, bank_total, final_states }
+    }
+}
+
 /// The running clients.
 pub struct Clients {
     shared: Arc<Shared>,
     endpoints: tokio::sync::watch::Sender<Arc<[Endpoint]>>,
     phase: tokio::sync::watch::Sender<Phase>,
-    workers: Vec<JoinHandle<Legacy>>,
+    workers: Vec<JoinHandle<Recorded>>,
     watchers: Vec<JoinHandle<WatchLog>>,
     seen: Vec<Arc<AtomicI64>>,
     patience: Duration,
@@ -157,8 +174,9 @@ impl Clients {
         }
         for _ in 0..options.casual_watchers {
             let watching = watch::casual(Arc::clone(&shared), dice.fork());
-            workers
-                .push(tokio::spawn(async move { Legacy { watches: watching.await, ..Legacy::default() } }));
+            workers.push(tokio::spawn(
+                async move { Recorded { watches: watching.await, ..Recorded::default() } },
+            ));
         }
         let bank_total = (options.clients > 0 && options.weights.bank > 0).then_some(txns::BANK_TOTAL);
         let recorded = Recorded { bank_total, ..Recorded::default() };
@@ -195,11 +213,7 @@ impl Clients {
     pub async fn halt(&mut self) {
         self.phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Halt) != Phase::Halt);
         for worker in self.workers.drain(..) {
-            let mut legacy = worker.await.expect("a client does not panic");
-            self.recorded.operations.append(&mut legacy.operations);
-            self.recorded.holdings.append(&mut legacy.holdings);
-            self.recorded.watches.append(&mut legacy.watches);
-            self.recorded.broken.append(&mut legacy.broken);
+            self.recorded.take_in(worker.await.expect("a client does not panic"));
         }
     }
 

@@ -56,7 +56,7 @@ impl Network {
         let freshness = if dice.chance(25) { Freshness::Leased } else { Freshness::Confirmed };
         let plain = dice.chance(65);
         let (route, question) = over_http::question(call, plain, freshness);
-        if !judge::only_reads(call) && dice.chance(self.repeats) {
+        if !call.only_reads() && dice.chance(self.repeats) {
             return self.over_http_repeatedly(endpoint, call, route, question, dice).await;
         }
         self.over_http_once(endpoint, call, route, question).await

@@ -133,7 +133,7 @@ fn txn(
         "else": otherwise.iter().map(step).collect::<Vec<_>>(),
     });
     let path =
-        if judge::only_reads(call) { format!("/v1/txn?consistency={consistency}") } else { "/v1/txn".into() };
+        if call.only_reads() { format!("/v1/txn?consistency={consistency}") } else { "/v1/txn".into() };
     (Route::Txn, Question::new(Method::POST, path).with_body(body.to_string()))
 }
 
