@@ -13,16 +13,22 @@
 //! vote when the reader came (Raft, section 6.4 of Ongaro's dissertation).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use tokio::sync::Semaphore;
 
 use crate::openraft_network::Transport;
 use crate::openraft_network::transport::Purpose;
 use crate::openraft_network::wire::Message;
+use crate::tasks::Handle;
 use crate::{Membership, NodeId, TypeConfig, Vote};
+
+/// How many rounds may have an answer outstanding that no longer matters to them.
+const MAX_STRAGGLERS: usize = 64;
 
 /// Why leadership is not confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,59 +42,83 @@ pub(super) enum Unconfirmed {
     },
 }
 
-/// Asks the voters of `membership` whether the leader of `vote`, this node, still
-/// leads, until a majority has said so.
-///
-/// # Errors
-/// As soon as one says no, or when all have answered or failed within `deadline`.
-pub(super) async fn confirm(
-    transport: &Transport,
-    vote: Vote,
-    membership: &Membership,
-    deadline: Duration,
-) -> Result<(), Unconfirmed> {
-    let me = transport.node_id();
-    let request = AppendEntriesRequest::<TypeConfig> {
-        vote,
-        prev_log_id: None,
-        entries: Vec::new(),
-        leader_commit: None,
-    };
-    let body = request.encode(transport.encoding());
-    let mut confirmed = BTreeSet::from([me]);
-    let mut answers: FuturesUnordered<_> = membership
-        .voter_ids()
-        .filter(|voter| *voter != me)
-        .filter_map(|voter| membership.get_node(&voter).map(|node| (voter, node.addr.clone())))
-        .map(|(voter, addr)| {
-            let body = body.clone();
-            async move {
-                let answer =
-                    transport.call(Purpose::Heartbeat, voter, &addr, "/append", body, deadline).await;
-                (voter, answer)
-            }
-        })
-        .collect();
-    while !is_majority(membership, &confirmed) {
-        let Some((voter, answer)) = answers.next().await else {
-            return Err(Unconfirmed::TooFew { confirmed });
-        };
-        let answer =
-            answer.map(|answer| AppendEntriesResponse::<TypeConfig>::decode(transport.encoding(), answer));
-        match answer {
-            Ok(Ok(AppendEntriesResponse::HigherVote(_))) => return Err(Unconfirmed::Deposed),
-            Ok(Ok(
-                AppendEntriesResponse::Success
-                | AppendEntriesResponse::PartialSuccess(_)
-                | AppendEntriesResponse::Conflict,
-            )) => {
-                confirmed.insert(voter);
-            }
-            // Nobody who is silent or talks nonsense confirms anything.
-            Ok(Err(_)) | Err(_) => {}
-        }
+/// Asks the other voters on behalf of this node.
+pub(super) struct Leadership {
+    transport: Transport,
+    runtime: Handle,
+    stragglers: Arc<Semaphore>,
+}
+
+impl Leadership {
+    pub(super) fn new(transport: Transport, runtime: Handle) -> Self {
+        Self { transport, runtime, stragglers: Arc::new(Semaphore::new(MAX_STRAGGLERS)) }
     }
-    Ok(())
+
+    /// Asks the voters of `membership` whether the leader of `vote`, this node, still
+    /// leads, until a majority has said so.
+    ///
+    /// # Errors
+    /// As soon as one says no, or when all have answered or failed within `deadline`.
+    pub(super) async fn confirm(
+        &self,
+        vote: Vote,
+        membership: &Membership,
+        deadline: Duration,
+    ) -> Result<(), Unconfirmed> {
+        let transport = &self.transport;
+        let me = transport.node_id();
+        let request = AppendEntriesRequest::<TypeConfig> {
+            vote,
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let body = request.encode(transport.encoding());
+        let mut confirmed = BTreeSet::from([me]);
+        let mut answers: FuturesUnordered<_> = membership
+            .voter_ids()
+            .filter(|voter| *voter != me)
+            .filter_map(|voter| membership.get_node(&voter).map(|node| (voter, node.addr.clone())))
+            .map(|(voter, addr)| {
+                let (transport, body) = (transport.clone(), body.clone());
+                async move {
+                    let answer =
+                        transport.call(Purpose::Heartbeat, voter, &addr, "/append", body, deadline).await;
+                    (voter, answer)
+                }
+            })
+            .collect();
+        while !is_majority(membership, &confirmed) {
+            let Some((voter, answer)) = answers.next().await else {
+                return Err(Unconfirmed::TooFew { confirmed });
+            };
+            let answer = answer
+                .map(|answer| AppendEntriesResponse::<TypeConfig>::decode(transport.encoding(), answer));
+            match answer {
+                Ok(Ok(AppendEntriesResponse::HigherVote(_))) => return Err(Unconfirmed::Deposed),
+                Ok(Ok(
+                    AppendEntriesResponse::Success
+                    | AppendEntriesResponse::PartialSuccess(_)
+                    | AppendEntriesResponse::Conflict,
+                )) => {
+                    confirmed.insert(voter);
+                }
+                // Nobody who is silent or talks nonsense confirms anything.
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        // A call that is given up takes its connection with it, and the next round would
+        // have to make another. Only so many, for a voter that never answers.
+        if !answers.is_empty()
+            && let Ok(place) = Arc::clone(&self.stragglers).try_acquire_owned()
+        {
+            self.runtime.spawn(async move {
+                while answers.next().await.is_some() {}
+                drop(place);
+            });
+        }
+        Ok(())
+    }
 }
 
 /// Whether `nodes` are a majority of the voters, of both sets while these change.

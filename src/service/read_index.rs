@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::forwarder::to_forward_error;
 use super::handle::{RequestCounters, View};
-use super::leadership::{self, Unconfirmed};
+use super::leadership::{Leadership, Unconfirmed};
 use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::Purpose;
@@ -44,6 +44,7 @@ pub(super) struct ReadIndex {
 struct Inner {
     raft: Raft,
     transport: Transport,
+    leadership: Leadership,
     view: watch::Receiver<View>,
     runtime: Handle,
     deadline: Duration,
@@ -65,6 +66,7 @@ impl ReadIndex {
     ) -> Self {
         let inner = Inner {
             raft,
+            leadership: Leadership::new(transport.clone(), runtime.clone()),
             transport,
             view,
             runtime,
@@ -149,7 +151,7 @@ impl ReadIndex {
             return Err(ForwardError::NotLeader { leader: None });
         }
         let left = until.saturating_duration_since(Instant::now());
-        match leadership::confirm(transport, vote, membership.membership(), left).await {
+        match self.inner.leadership.confirm(vote, membership.membership(), left).await {
             Ok(()) => Ok(index),
             Err(Unconfirmed::Deposed) => Err(ForwardError::NotLeader { leader: None }),
             Err(Unconfirmed::TooFew { confirmed }) => Err(ForwardError::Unavailable(format!(
