@@ -39,6 +39,21 @@ async fn a_linearizable_read_on_a_follower_sees_what_the_leader_just_acknowledge
     }
 }
 
+/// The leader needs one follower to confirm it and asks two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn linearizable_reads_share_the_connections_that_are_there() {
+    const READS: u64 = 200;
+    let cluster = Builder::new().with_links().form(3).await;
+    let leader = cluster.leader().await;
+    cluster.put(leader, "k", "v").await.ok();
+    let before = cluster.links.connections();
+    for _ in 0..READS {
+        assert_eq!(cluster.get(leader, "k", "linearizable").await.as_deref(), Some("v"));
+    }
+    let made = cluster.links.connections() - before;
+    assert!(made < READS / 4, "{READS} reads made {made} connections");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_condition_holds_whichever_node_takes_the_write() {
     let cluster = Builder::new().form(3).await;

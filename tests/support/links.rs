@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvorum::NodeId;
@@ -34,11 +35,12 @@ struct Weather {
 #[derive(Debug, Clone)]
 pub(crate) struct Links {
     weather: Arc<watch::Sender<Weather>>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Links {
     pub(crate) fn new() -> Self {
-        Self { weather: Arc::new(watch::Sender::new(Weather::default())) }
+        Self { weather: Arc::new(watch::Sender::new(Weather::default())), connections: Arc::default() }
     }
 
     /// Nothing passes from `from` to `to` any more; the other way still does.
@@ -78,6 +80,11 @@ impl Links {
         });
     }
 
+    /// How many connections were made between nodes so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// All links are whole and fast again.
     pub(crate) fn heal(&self) {
         self.weather.send_replace(Weather::default());
@@ -89,6 +96,7 @@ impl Links {
         let links = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                links.connections.fetch_add(1, Ordering::Relaxed);
                 let (links, inner) = (links.clone(), inner.clone());
                 // A connection that breaks is what proxies are for.
                 tokio::spawn(async move { links.carry(stream, target, &inner).await.ok() });
