@@ -9,7 +9,7 @@ use openraft::OptionalSend;
 use openraft::alias::SnapshotOf;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout};
-use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkV2};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -88,7 +88,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> BoxFuture<
         's,
         Result<
@@ -99,6 +99,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        // Openraft makes a stream of each heartbeat. As one would be over with its first
+        // message, it would cost a connection each; as a call it finds one that is there.
+        if self.append_purpose == Purpose::Heartbeat {
+            return stream_append_sequential(self, input, option);
+        }
         let opening = append_stream::open(self.transport.clone(), self.target, self.addr.clone(), input);
         Box::pin(async move { opening.await.map(|answers| answers as BoxStream<'s, _>) })
     }

@@ -1,5 +1,7 @@
 //! What nodes accept from each other, and from those that only claim to be nodes.
 
+use std::time::Duration;
+
 use kvorum::config::PeerEncoding;
 use kvorum::service::Status;
 use kvorum::{NodeId, TypeConfig, Vote};
@@ -54,6 +56,18 @@ async fn messages_of_another_cluster_or_for_another_node_are_refused_and_change_
         send(&cluster, 1, path, &stranger, "{}").await.error(409, "wrong_cluster");
     }
     assert_eq!(essence(&cluster.settle().await), essence(&before));
+}
+
+/// Many more heartbeats than connections that may be made pass meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_share_the_connections_that_are_there() {
+    let cluster = Builder::new().with_links().form(3).await;
+    let term = cluster.settle().await.term;
+    let before = cluster.links.connections();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let made = cluster.links.connections() - before;
+    assert_eq!(cluster.settle().await.term, term, "the cluster was not at rest");
+    assert!(made < 10, "a cluster at rest made {made} connections");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
