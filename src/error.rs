@@ -250,7 +250,7 @@ pub enum Error {
     /// The operation works but did not end in time; it goes on.
     #[error("{0}")]
     StillRunning(String),
-    /// The learner is added but has not caught up within the time limit; it goes on.
+    /// A node has not caught up with the log within the time limit; it goes on.
     #[error("{message}")]
     CatchUp {
         /// What to do.

@@ -289,10 +289,11 @@ pub enum ManageError {
 
 /// The codes that an [`Error::Conflict`] may carry, so that one that travelled
 /// keeps its place in the documented list.
-const CONFLICT_CODES: [&str; 6] = [
+const CONFLICT_CODES: [&str; 7] = [
     "already_initialized",
     "membership_change_in_progress",
     "unreachable_majority",
+    "unreachable_successor",
     "node_id_in_use",
     "wrong_node",
     "not_a_voter",

@@ -452,8 +452,8 @@ impl Service {
             // finish and then step down.
             return Ok(());
         }
-        let successor = self.most_up_to_date(&staying);
-        self.transfer_here(successor).await?;
+        let successor = self.successor_among(&staying).await?;
+        self.transfer_here(Some(successor)).await?;
         Err(Error::NotLeader { node: self.node_id(), leader: self.view().leader_addr() })
     }
 
@@ -516,6 +516,7 @@ impl Service {
         self.committed(removing, "removing the learner").await
     }
 
+    /// Passes leadership to `to`, or to whom it suits best.
     async fn transfer_here(&self, to: Option<NodeId>) -> Result<NodeId, Error> {
         let mine = self.node_id();
         let membership = self.view().membership;
@@ -529,11 +530,9 @@ impl Service {
                 });
             }
             Some(to) => to,
-            None => self.most_up_to_date(&others).ok_or_else(|| Error::Conflict {
-                code: "not_a_voter",
-                message: "there is no other voter that could lead".to_owned(),
-            })?,
+            None => self.successor_among(&others).await?,
         };
+        self.ready_to_lead(to).await?;
         let triggered = self.inner.raft.trigger().transfer_leader(to).await;
         triggered.map_err(|fatal| Error::Internal { node: mine, reason: fatal.to_string() })?;
         let mut view = self.inner.view.clone();
@@ -547,9 +546,59 @@ impl Service {
         }
     }
 
-    fn most_up_to_date(&self, among: &BTreeSet<NodeId>) -> Option<NodeId> {
+    /// The node that answers and has caught up best.
+    async fn successor_among(&self, voters: &BTreeSet<NodeId>) -> Result<NodeId, Error> {
+        if voters.is_empty() {
+            return Err(Error::Conflict {
+                code: "not_a_voter",
+                message: "there is no other voter that could lead".to_owned(),
+            });
+        }
+        let membership = self.view().membership;
+        let probes = voters.iter().map(|id| {
+            let addr = membership.get_node(id).map(|member| member.addr.clone()).unwrap_or_default();
+            async move { self.probe(*id, &addr).await.is_ok().then_some(*id) }
+        });
+        let reachable = join_all(probes).await.into_iter().flatten();
         let replication = self.metrics().replication.unwrap_or_default();
-        among.iter().copied().max_by_key(|id| replication.get(id).copied().flatten())
+        reachable.max_by_key(|id| replication.get(id).copied().flatten()).ok_or_else(|| Error::Conflict {
+            code: "unreachable_successor",
+            message: format!("none of the voters {voters:?} answers, one of which would have to lead"),
+        })
+    }
+
+    /// Waits until node `id` answers and lacks little of the log. While leadership moves
+    /// nothing is written, and with a node that can't take over that lasts until an
+    /// election has found another one.
+    async fn ready_to_lead(&self, id: NodeId) -> Result<(), Error> {
+        let membership = self.view().membership;
+        let addr = membership.get_node(&id).map(|member| member.addr.clone()).unwrap_or_default();
+        let deadline = Instant::now() + TRANSFER_TIMEOUT;
+        loop {
+            self.require_leadership()?;
+            self.probe(id, &addr).await.map_err(|error| Error::Conflict {
+                code: "unreachable_successor",
+                message: format!("{error}, so it can't take over; start it first, or choose another node"),
+            })?;
+            let (last_log_index, matched_index) = self.progress_of(id);
+            let purged_index = self.metrics().purged.map(|log_id| log_id.index);
+            // What is purged would have to come as a snapshot.
+            if matched_index >= purged_index
+                && matched_index.unwrap_or(0) + CAUGHT_UP_LAG >= last_log_index.unwrap_or(0)
+            {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::CatchUp {
+                    message: format!(
+                        "node {id} is too far behind to take over; wait until it has caught up, or choose another node"
+                    ),
+                    matched_index,
+                    last_log_index,
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Hands leadership over if this node leads and another voter could; used

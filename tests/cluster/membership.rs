@@ -70,6 +70,26 @@ async fn leadership_goes_to_the_voter_that_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_stays_while_the_voter_that_is_named_is_down() {
+    let mut cluster = Builder::new().form(3).await;
+    let leader = cluster.leader().await;
+    let away = cluster.other_than(leader);
+    let term = cluster.status(leader).await.term;
+    cluster.node(away).kill();
+    let refused =
+        cluster.http.post(cluster.addr(leader), "/v1/leader/transfer", &json!({ "to": away })).await;
+    let (message, _) = refused.error(409, "unreachable_successor");
+    assert!(message.contains(&format!("node {away}")), "{message}");
+    cluster.put(leader, "k", "v").await.ok();
+    let status = cluster.status(leader).await;
+    assert_eq!((status.leader_id, status.term), (Some(leader), term));
+    // Without a name it goes to a node that is up.
+    let third = cluster.ids().into_iter().find(|id| ![leader, away].contains(id)).unwrap();
+    let moved = cluster.http.post(cluster.addr(leader), "/v1/leader/transfer", &json!({})).await;
+    assert_eq!(moved.ok().json(), json!({ "leader_id": third }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_makes_no_sense_is_refused_and_changes_nothing() {
     let cluster = Builder::new().form(3).await;
     cluster.change_membership(1, &[]).await.error(400, "invalid_request");

@@ -208,9 +208,11 @@ impl Maintenance for MaintenanceService {
             Err(Error::Conflict { code: "not_a_voter", .. }) => {
                 Err(Status::failed_precondition("etcdserver: bad leader transferee"))
             }
-            Err(Error::StillRunning(_)) => {
-                Err(Status::unknown("etcdserver: request timed out, leader transfer took too long"))
-            }
+            Err(
+                Error::StillRunning(_)
+                | Error::CatchUp { .. }
+                | Error::Conflict { code: "unreachable_successor", .. },
+            ) => Err(Status::unknown("etcdserver: request timed out, leader transfer took too long")),
             Err(error) => Err(status::of(&error)),
         }
     }
