@@ -94,7 +94,7 @@ fn serve(args: ServeArgs) -> ExitCode {
             Ok(Ok(node)) => wait_and_stop(node, &config, signals).await,
             Ok(Err(error)) => {
                 tracing::error!("{error}");
-                ExitCode::from(FAILED)
+                exit_at_once(FAILED)
             }
             Err(error) => fail(FAILED, &error),
         }
@@ -120,14 +120,17 @@ impl StopSignals {
     }
 }
 
-async fn wait_and_stop(mut node: Node, config: &Config, mut signals: StopSignals) -> ExitCode {
+/// Ends the process at once even where all has stopped in order: threads of the runtime
+/// that are not waited for may still hold a database, which must not be taken down under
+/// them.
+async fn wait_and_stop(mut node: Node, config: &Config, mut signals: StopSignals) -> ! {
     let failure = tokio::select! {
         () = signals.received() => None,
         reason = node.failed() => Some(reason),
     };
     if let Some(reason) = failure {
         tracing::error!("{reason}");
-        // Nothing can be stopped in order any more, and the databases' threads still run.
+        // Nothing can be stopped in order any more.
         exit_at_once(FAILED);
     }
     tracing::info!("stopping");
@@ -138,12 +141,9 @@ async fn wait_and_stop(mut node: Node, config: &Config, mut signals: StopSignals
             exit_at_once(FAILED);
         }
         // What is acknowledged is on disk; the next start applies the rest again.
-        Err(_) => {
-            tracing::warn!("stopped without waiting any longer for what was in flight");
-            exit_at_once(0);
-        }
+        Err(_) => tracing::warn!("stopped without waiting any longer for what was in flight"),
     }
-    ExitCode::SUCCESS
+    exit_at_once(0)
 }
 
 fn print(text: &str) -> ExitCode {
