@@ -85,6 +85,23 @@ async fn nodes_restarted_one_after_the_other_under_load_lose_nothing_acknowledge
     cluster.assert_has_all(&acknowledged).await;
 }
 
+/// It builds snapshots and catches up meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_node_that_is_told_to_stop_ends_well() {
+    let mut cluster = Builder::new().short_log().form(3).await;
+    let leader = cluster.leader().await;
+    let busy = cluster.other_than(leader);
+    let load = Load::start(&[cluster.addr(leader).to_owned()], 8);
+    for nth in 0..20 {
+        load.progress(5 + 5 * nth).await;
+        assert_eq!(cluster.node(busy).terminate().await.0, Some(0));
+        load.progress(150).await;
+        cluster.node(busy).start().await;
+    }
+    let acknowledged = load.stop().await;
+    cluster.assert_has_all(&acknowledged).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_stopped_as_a_whole_comes_back_as_it_was() {
     let mut cluster = Builder::new().form(3).await;
