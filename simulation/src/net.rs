@@ -1,4 +1,6 @@
-//! The network: connections whose pieces arrive in order, late, or not at all.
+//! The network: connections whose pieces arrive in order, late, or not at all. The head
+//! of a message, a body that is known as a whole, and its end are one piece, as they are
+//! one packet.
 //!
 //! A request is a connection of its own: pieces of its body go to the peer's service
 //! while pieces of the answer come back. A cut link holds pieces back, as TCP does, until
@@ -14,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Body as _, Frame};
 use hyper::{Request, Response, StatusCode};
 use kvorum::NodeId;
 use kvorum::openraft_network::carrier::Lost;
@@ -184,9 +186,19 @@ impl Wire {
         self.pieces.send(Piece::Data(data, due)).await.is_ok()
     }
 
+    /// Sends what travels with the piece before it.
+    async fn send_along(&mut self, data: Bytes) {
+        let _ = self.pieces.send(Piece::Data(data, self.last)).await;
+    }
+
     async fn end(mut self) {
         let due = self.due();
         let _ = self.pieces.send(Piece::End(due)).await;
+    }
+
+    /// Ends with the piece before it.
+    async fn end_along(self) {
+        let _ = self.pieces.send(Piece::End(self.last)).await;
     }
 }
 
@@ -269,15 +281,18 @@ fn answered_by(pieces: &mut mpsc::Receiver<Piece>) -> mpsc::Receiver<Piece> {
 
 /// Sends the body of a request, as long as somebody wants the answer.
 async fn upload(mut wire: Wire, mut body: PeerBody, interested: oneshot::Receiver<()>) {
+    let is_whole = body.size_hint().exact().is_some();
     let sending = async {
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else { return };
             let Ok(data) = frame.into_data() else { continue };
-            if !wire.send(data).await {
+            if is_whole {
+                wire.send_along(data).await;
+            } else if !wire.send(data).await {
                 return;
             }
         }
-        wire.end().await;
+        if is_whole { wire.end_along().await } else { wire.end().await }
     };
     tokio::select! {
         biased;
@@ -315,9 +330,9 @@ async fn serve(
     }
     match answer {
         Answer::Whole(body) => {
-            if !wire.send(body).await {
-                return;
-            }
+            wire.send_along(body).await;
+            wire.end_along().await;
+            return;
         }
         Answer::Stream(mut pieces) => {
             while let Some(piece) = pieces.recv().await {

@@ -15,18 +15,19 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::append_stream::{self, to_rpc_error};
+use super::append_stream::{self, STALL, to_rpc_error};
 use super::snapshot_sender::{self, Pace};
 use super::transport::{CallError, Purpose, Transport};
 use super::wire::Message;
 use crate::store::snapshot::SnapshotDir;
+use crate::tasks;
 use crate::{NodeId, TypeConfig, Vote};
 
 /// First and longest pause before an unreachable peer is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// The connection to one peer for one of Openraft's purposes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     transport: Transport,
     target: NodeId,
@@ -80,9 +81,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.call(self.append_purpose, RPCTypes::AppendEntries, "/append", &rpc, option.hard_ttl()).await
+        // Openraft gives a heartbeat up when the next one is due. A call that is given up
+        // takes its connection with it, and on a long way the next one would come no
+        // further than to make another. So it goes on by itself, and what is late counts
+        // for the follower, if not for the leader.
+        let peer = self.clone();
+        let call = tasks::spawn(async move {
+            peer.call(peer.append_purpose, RPCTypes::AppendEntries, "/append", &rpc, STALL).await
+        });
+        call.await.unwrap_or_else(|error| Err(RPCError::Network(NetworkError::new(&error))))
     }
 
     fn stream_append<'s, S>(
