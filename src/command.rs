@@ -280,6 +280,17 @@ impl Proposal {
         &self.0
     }
 
+    /// Whether it sets or removes a single key, without a token, as far as its head tells:
+    /// the rest is not read.
+    pub fn is_single_write(&self) -> bool {
+        let mut r = Reader::new(self.0.clone());
+        let head = r.u8("command").and_then(|version| {
+            read_condition(&mut r)?;
+            Ok((version, read_idempotency(&mut r)?))
+        });
+        matches!(head, Ok((SINGLE_KEY_VERSION, None)))
+    }
+
     /// Says that a command with a token is proposed at `now`: the token lives as long as
     /// before, from then on. Others are left as they are, and so is what does not decode.
     #[must_use]

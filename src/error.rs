@@ -153,6 +153,16 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// A write would remove more than one may. Not carried out.
+    #[error(
+        "it would delete more than {max_keys} keys, or {max_bytes} bytes of keys and values, at once; delete smaller ranges"
+    )]
+    DeletionTooLarge {
+        /// The most keys.
+        max_keys: u64,
+        /// The most bytes of keys and values.
+        max_bytes: u64,
+    },
     /// A read found more than one answer may hold.
     #[error(
         "the answer would be larger than {limit} bytes; ask for fewer keys at a time, or read the range as a stream"
@@ -285,6 +295,7 @@ impl Error {
             Self::KeyNotFound => "key_not_found",
             Self::DuplicateKey => "duplicate_key",
             Self::TooManyOperations { .. } => "too_many_operations",
+            Self::DeletionTooLarge { .. } => "deletion_too_large",
             Self::AnswerTooLarge { .. } => "answer_too_large",
             Self::AnswerLost { .. } => "answer_lost",
             Self::NoSpace { .. } => "no_space",

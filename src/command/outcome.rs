@@ -59,9 +59,9 @@ pub enum Rejection {
         /// The store's revision.
         current: i64,
     },
-    /// The command was carried out when its idempotency token was new, but its
-    /// answer was too large to be remembered.
-    #[error("the write was carried out before, at revision {revision}; its answer was too large to be kept")]
+    /// The command was carried out, now or when its idempotency token was new, but
+    /// its answer was too large to be kept.
+    #[error("the write was carried out at revision {revision}; its answer was too large to be kept")]
     AnswerForgotten {
         /// The store's revision after it.
         revision: i64,
@@ -77,6 +77,14 @@ pub enum Rejection {
     Corrupt {
         /// The first member that it is raised on.
         member: u64,
+    },
+    /// The command would remove more than one may.
+    #[error("it would remove more than {max_keys} keys, or {max_bytes} bytes of keys and values")]
+    DeletionTooLarge {
+        /// The most keys.
+        max_keys: u64,
+        /// The most bytes of keys and values.
+        max_bytes: u64,
     },
 }
 
@@ -108,7 +116,8 @@ pub enum OutcomeResult {
         /// How many keys were removed: none or one.
         count: u64,
     },
-    /// The command was refused and changed nothing.
+    /// The command was refused and changed nothing, unless the reason says that it
+    /// was carried out.
     Rejected(Rejection),
     /// The transaction was carried out.
     Txn(TxnOutcome),
@@ -291,6 +300,11 @@ fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
             out.push(19);
             out.put_u64_le(*member);
         }
+        Rejection::DeletionTooLarge { max_keys, max_bytes } => {
+            out.push(20);
+            out.put_u64_le(*max_keys);
+            out.put_u64_le(*max_bytes);
+        }
     }
 }
 
@@ -307,6 +321,7 @@ fn read_rejection(r: &mut Reader, tag: u8) -> Result<Rejection, DecodeError> {
         16 => Rejection::AnswerForgotten { revision: r.i64("revision")? },
         18 => Rejection::NoSpace { member: r.u64("member")? },
         19 => Rejection::Corrupt { member: r.u64("member")? },
+        20 => Rejection::DeletionTooLarge { max_keys: r.u64("most keys")?, max_bytes: r.u64("most bytes")? },
         tag => return Err(DecodeError::UnknownTag { field: "outcome", tag }),
     })
 }

@@ -164,6 +164,8 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
         any::<i64>().prop_map(|revision| Rejection::AnswerForgotten { revision }),
         any::<u64>().prop_map(|member| Rejection::NoSpace { member }),
         any::<u64>().prop_map(|member| Rejection::Corrupt { member }),
+        any::<(u64, u64)>()
+            .prop_map(|(max_keys, max_bytes)| Rejection::DeletionTooLarge { max_keys, max_bytes }),
     ];
     let result = prop_oneof![
         Just(OutcomeResult::Nothing),

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,7 +27,8 @@ const FLUSH_MARK: &[u8] = b"flush";
 const FLUSH_RECHECK: Duration = Duration::from_millis(1);
 
 /// An open database. Dropping it flushes what an external journal does not have
-/// to replay then, and waits for background work to end.
+/// to replay then, unless it was [abandoned](Self::abandon), and waits for background
+/// work to end.
 pub struct Db {
     inner: DB,
     /// All of them, with the one that holds the flush mark.
@@ -38,6 +40,8 @@ pub struct Db {
     point_reads: ReadOptions,
     durable_reads: ReadOptions,
     is_read_only: bool,
+    /// Whether its folder goes once it is closed.
+    is_abandoned: AtomicBool,
     /// The number of the last flush; held while one runs.
     flushes: Mutex<u64>,
     poison: OnceLock<String>,
@@ -155,6 +159,7 @@ impl Db {
             point_reads: ReadOptions::default(),
             durable_reads,
             is_read_only: true,
+            is_abandoned: AtomicBool::new(false),
             flushes: Mutex::new(0),
             poison: OnceLock::new(),
         };
@@ -335,6 +340,12 @@ impl Db {
         self.inner.disable_file_deletions().expect("file deletions can be switched off");
     }
 
+    /// Lets what is not flushed go when this is dropped, with more or less of the rest: for a
+    /// database whose folder goes then.
+    pub fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Release);
+    }
+
     /// Whether it was opened for reading only.
     pub fn is_read_only(&self) -> bool {
         self.is_read_only
@@ -370,13 +381,18 @@ impl Db {
 
 impl Drop for Db {
     fn drop(&mut self) {
-        // A clean stop need not lose what a crash may. `RocksDB` would flush by
-        // itself here, but not wait for all of it, for the same reason as above.
-        if self.journal == Journal::External
-            && !self.is_read_only
-            && let Err(error) = self.flush()
-        {
-            tracing::warn!(%error, "the last writes are not on disk; they have to be replayed");
+        if self.journal == Journal::External && !self.is_read_only {
+            // A clean stop need not lose what a crash may. `RocksDB` would flush by
+            // itself here, but not wait for all of it, for the same reason as above; and
+            // it spares only families that are gone.
+            if *self.is_abandoned.get_mut() {
+                let mut families = self.families.iter().filter(|family| **family != DEFAULT_FAMILY);
+                if let Err(error) = families.try_for_each(|family| self.inner.drop_cf(family)) {
+                    tracing::warn!(%error, "a database whose folder goes is flushed all the same");
+                }
+            } else if let Err(error) = self.flush() {
+                tracing::warn!(%error, "the last writes are not on disk; they have to be replayed");
+            }
         }
         // Compactions are abandoned rather than finished.
         self.inner.cancel_all_background_work(true);

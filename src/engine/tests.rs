@@ -59,6 +59,19 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// How many removed entries `work` steps over.
+pub(crate) fn removed_on_the_way<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut figures = PerfContext::default();
+    figures.reset();
+    let done = work();
+    let removed = figures.metric(PerfMetric::InternalDeleteSkippedCount);
+    set_perf_stats(PerfStatsLevel::Disable);
+    (done, removed)
+}
+
 #[test]
 fn a_synced_append_survives_a_crash_and_reads_back_in_order() {
     let dir = tempfile::tempdir().unwrap();
@@ -155,6 +168,29 @@ fn after_a_failed_write_every_later_one_is_refused() {
     assert!(matches!(db.flush(), Err(StorageError::Poisoned(_))));
     assert!(matches!(db.checkpoint(&dir.path().join("copy")), Err(StorageError::Poisoned(_))));
     assert!(db.poison().unwrap().contains("writing a batch"));
+}
+
+#[test]
+fn what_is_abandoned_is_not_flushed() {
+    let noise: Vec<u8> = (0..10_000_u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let bytes_of_tables = |abandon: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path(), Journal::External);
+        let mut batch = Batch::new();
+        for index in 0..5_u64 {
+            batch.put(db.family("log"), &index.to_be_bytes(), &noise);
+        }
+        db.write(batch).unwrap();
+        if abandon {
+            db.abandon();
+        }
+        drop(db);
+        let files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
+        let tables = files.filter(|file| file.file_name().to_string_lossy().ends_with(".sst"));
+        tables.map(|file| file.metadata().unwrap().len()).sum::<u64>()
+    };
+    assert!(bytes_of_tables(false) > 5_000);
+    assert!(bytes_of_tables(true) < 5_000);
 }
 
 #[test]

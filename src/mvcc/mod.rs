@@ -31,8 +31,10 @@ mod write;
 pub use crate::engine::{EngineOptions, MemoryUsage};
 pub use crate::keyspace::{KeyValue, Record};
 pub use moment::{KeptChange, Moment};
+pub use range::Room;
 pub use schema::{ChangeKind, FORMAT_VERSION, OLDEST_REVISION};
 pub use store::Store;
+pub use txn::Removal;
 pub use write::{Committed, PutDone, WriteSession};
 
 /// What a point read found.

@@ -63,15 +63,61 @@ impl Source for View<'_> {
     }
 }
 
-/// Reads a range. Items take at most `max_bytes`; what is more is left out, and
-/// the result says so.
+/// The room that the items of one answer have together, however many parts it has.
+#[derive(Debug)]
+pub struct Room {
+    max: usize,
+    used: usize,
+    /// The most that was ever used, also by what the answer did not keep.
+    most: usize,
+}
+
+impl Room {
+    /// Room for `max` bytes.
+    pub fn of(max: usize) -> Self {
+        Self { max, used: 0, most: 0 }
+    }
+
+    /// Whether there was not enough, so that the answer is not whole.
+    pub fn is_short(&self) -> bool {
+        self.used_more_than(self.max)
+    }
+
+    /// Whether more than `bytes` was in use at some time. How much room there is
+    /// makes no difference to that, if it is room for `bytes`.
+    pub fn used_more_than(&self, bytes: usize) -> bool {
+        self.most > bytes
+    }
+
+    /// Takes the room of `item`; answers whether there was enough. Once there was
+    /// not, there is none for anything.
+    pub(super) fn take(&mut self, item: &KeyValue) -> bool {
+        if !self.is_short() {
+            self.use_in_all(self.used + size(item));
+        }
+        !self.is_short()
+    }
+
+    fn use_in_all(&mut self, bytes: usize) {
+        self.used = bytes;
+        self.most = self.most.max(bytes);
+    }
+}
+
+/// Reads a range. What there is no room for is left out, and the result says so.
 pub(super) fn read_range(
     source: &mut impl Source,
     request: &RangeRequest,
-    max_bytes: usize,
+    room: &mut Room,
 ) -> Result<RangeResult, StorageError> {
+    if room.is_short() {
+        return Ok(RangeResult { truncated: true, ..RangeResult::default() });
+    }
     if let (KeyRange::One(key), None) = (&request.keys, request.at) {
-        return Ok(read_one(source.point(key)?, key, request));
+        let mut result = read_one(source.point(key)?, key, request);
+        result.items.retain(|item| room.take(item));
+        result.truncated = room.is_short();
+        return Ok(result);
     }
     let mut result = RangeResult::default();
     if request.count_only {
@@ -81,13 +127,13 @@ pub(super) fn read_range(
         })?;
         return Ok(result);
     }
-    let mut collected = Collected::new(request, max_bytes);
+    let mut collected = Collected::new(request, room);
     source.walk(&request.keys, request.at, false, &mut |found| {
         result.count += 1;
         if request.revisions.admit(found.header.create_revision, found.header.mod_revision) {
             collected.take(found);
         }
-        Ok(if collected.overflowed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if collected.room.is_short() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     (result.items, result.more, result.truncated) = collected.finish();
     Ok(result)
@@ -115,13 +161,15 @@ struct Collected<'r> {
     items: Vec<KeyValue>,
     admitted: usize,
     bytes: usize,
-    max_bytes: usize,
-    overflowed: bool,
+    room: &'r mut Room,
+    /// What of the room other parts of the answer use.
+    used_before: usize,
 }
 
 impl<'r> Collected<'r> {
-    fn new(request: &'r RangeRequest, max_bytes: usize) -> Self {
-        Self { request, items: Vec::new(), admitted: 0, bytes: 0, max_bytes, overflowed: false }
+    fn new(request: &'r RangeRequest, room: &'r mut Room) -> Self {
+        let used_before = room.used;
+        Self { request, items: Vec::new(), admitted: 0, bytes: 0, room, used_before }
     }
 
     fn limit(&self) -> usize {
@@ -147,7 +195,7 @@ impl<'r> Collected<'r> {
         if self.items.len() / 2 > limit {
             self.cut(limit);
         }
-        self.overflowed = self.bytes > self.max_bytes;
+        self.room.use_in_all(self.used_before + self.bytes);
     }
 
     fn cut(&mut self, limit: usize) {
@@ -156,6 +204,10 @@ impl<'r> Collected<'r> {
             self.items.sort_by(|a, b| order(sort, a, b));
         }
         self.items.truncate(limit);
+        self.weigh();
+    }
+
+    fn weigh(&mut self) {
         self.bytes = self.items.iter().map(size).sum();
     }
 
@@ -166,8 +218,10 @@ impl<'r> Collected<'r> {
             for item in &mut self.items {
                 item.record.value = Bytes::new();
             }
+            self.weigh();
         }
-        (self.items, self.admitted > limit, self.overflowed)
+        self.room.use_in_all(self.used_before + self.bytes);
+        (self.items, self.admitted > limit, self.room.is_short())
     }
 }
 
@@ -241,12 +295,13 @@ impl Store {
         if let Some(at) = request.at {
             check_readable(&view.head, at)?;
         }
-        let result = read_range(&mut view, request, max_bytes)?;
+        let result = read_range(&mut view, request, &mut Room::of(max_bytes))?;
         Ok((view.head.revision, result))
     }
 
-    /// Runs a transaction that changes nothing, all of it at one revision. Each
-    /// range's items take at most `max_bytes`.
+    /// Runs a transaction that changes nothing, all of it at one revision. The items
+    /// of all its ranges take at most `max_bytes`; what is more is left out, and the
+    /// results of those ranges say so.
     ///
     /// # Errors
     /// `Compacted` or `FutureRevision` if a range's revision can't be read.
@@ -256,12 +311,12 @@ impl Store {
     pub fn read_txn(&self, txn: &Txn, max_bytes: usize) -> Result<(i64, TxnOutcome), ReadError> {
         assert!(txn.is_read_only(), "only read-only transactions are run without consensus");
         let mut view = View::new(&self.shared)?;
-        let outcome = read_txn(&mut view, txn, max_bytes)?;
+        let outcome = read_txn(&mut view, txn, &mut Room::of(max_bytes))?;
         Ok((view.head.revision, outcome))
     }
 }
 
-fn read_txn(view: &mut View<'_>, txn: &Txn, max_bytes: usize) -> Result<TxnOutcome, ReadError> {
+fn read_txn(view: &mut View<'_>, txn: &Txn, room: &mut Room) -> Result<TxnOutcome, ReadError> {
     let mut succeeded = true;
     for compare in &txn.compares {
         succeeded = succeeded && holds(view, compare)?;
@@ -274,10 +329,10 @@ fn read_txn(view: &mut View<'_>, txn: &Txn, max_bytes: usize) -> Result<TxnOutco
                 if let Some(at) = request.at {
                     check_readable(&view.head, at)?;
                 }
-                let found = read_range(view, request, max_bytes)?;
+                let found = read_range(view, request, room)?;
                 OpOutcome::Range { revision: view.head.revision, found }
             }
-            Op::Txn(txn) => OpOutcome::Txn(read_txn(view, txn, max_bytes)?),
+            Op::Txn(txn) => OpOutcome::Txn(read_txn(view, txn, room)?),
             Op::Put(_) | Op::Delete(_) => unreachable!("a read-only transaction has no such operation"),
         });
     }

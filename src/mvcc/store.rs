@@ -39,6 +39,9 @@ pub(super) struct Shared {
     /// Up to which key leases have none any more, of those that take none and have too many to
     /// lose at once. What was removed stays in the way of a scan for some time.
     pub(super) swept: Mutex<BTreeMap<i64, Bytes>>,
+    /// By prefix, a key before which there is no dedup entry of the prefix, as of the last visible
+    /// batch. Removed entries stay in the way of a scan too.
+    pub(super) dedup_fronts: Mutex<BTreeMap<Bytes, Bytes>>,
     turnstile: Turnstile,
 }
 
@@ -82,6 +85,7 @@ impl Store {
                 committing: AtomicI64::new(head.revision),
                 alarms: ArcSwap::from_pointee(alarms),
                 swept: Mutex::default(),
+                dedup_fronts: Mutex::default(),
                 turnstile: Turnstile::default(),
             }),
         }
@@ -174,6 +178,11 @@ impl Store {
     /// Why nothing more is written, if an earlier write failed.
     pub fn poison(&self) -> Option<&str> {
         self.shared.db.poison()
+    }
+
+    /// Leaves out the flush when the last handle is dropped: for a store whose folder goes then.
+    pub fn abandon(&self) {
+        self.shared.db.abandon();
     }
 
     /// Flushes, and gives up this handle. (Dropping the last handle flushes too,

@@ -1,7 +1,7 @@
 //! The store beside a plain model that keeps every version of every key in
 //! memory: whatever the commands, restarts and crashes, both answer the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::engine::tests::copy_folder;
+use crate::engine::tests::{copy_folder, removed_on_the_way};
 use crate::engine::{Batch, Db, Journal};
 
 mod model;
@@ -226,6 +226,86 @@ proptest! {
             session.commit().unwrap();
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_first_dedup_entry_is_the_same_whether_or_not_its_place_is_remembered(
+        sessions in vec((vec((vec(0_u8..3, 0..4), 0_u8..4), 0..8), 0_u8..8), 1..20),
+        prefixes in vec(vec(0_u8..3, 0..2), 1..3),
+    ) {
+        let (dir, mut store) = fresh();
+        let mut expected = BTreeSet::new();
+        for (ops, end) in sessions {
+            let before = expected.clone();
+            let mut session = store.begin();
+            for (key, op) in ops {
+                match op {
+                    0 => {
+                        session.dedup_put(key.clone().into(), Bytes::new());
+                        expected.insert(key);
+                    }
+                    1 => {
+                        session.dedup_delete(key.clone().into());
+                        expected.remove(&key);
+                    }
+                    // From the front, as those who remove what is due.
+                    _ => {
+                        let Some((first, _)) = session.dedup_first(&prefixes[0]).unwrap() else { continue };
+                        expected.remove(&first[..]);
+                        session.dedup_delete(first);
+                    }
+                }
+                for prefix in &prefixes {
+                    let first = session.dedup_first(prefix).unwrap().map(|(key, _)| key.to_vec());
+                    let sought = session.dedup_from(prefix, prefix).unwrap().map(|(key, _)| key.to_vec());
+                    prop_assert_eq!(&first, &sought);
+                    prop_assert_eq!(first.as_ref(), expected.iter().find(|key| key.starts_with(prefix)));
+                }
+            }
+            if end == 0 {
+                drop(session);
+                expected = before;
+            } else {
+                session.commit().unwrap();
+            }
+            if end == 1 {
+                drop(store);
+                store = open(dir.path());
+            }
+        }
+    }
+}
+
+#[test]
+fn dedup_entries_that_were_removed_from_the_front_are_not_stepped_over() {
+    const COUNT: u32 = 300;
+    let (_dir, store) = fresh();
+    let key = |number: u32| Bytes::from([b"e".as_slice(), &number.to_be_bytes()].concat());
+    let mut session = store.begin();
+    for number in 0..=COUNT {
+        session.dedup_put(key(number), Bytes::new());
+        session.dedup_put([b"t".as_slice(), &number.to_be_bytes()].concat().into(), Bytes::new());
+    }
+    session.commit().unwrap();
+    for number in 0..COUNT {
+        let mut session = store.begin();
+        let (first, removed) = removed_on_the_way(|| session.dedup_first(b"e").unwrap());
+        assert_eq!(first.unwrap().0, key(number));
+        assert!(removed <= 1, "{removed} removed entries before {number}");
+        session.dedup_delete(key(number));
+        session.dedup_delete([b"t".as_slice(), &number.to_be_bytes()].concat().into());
+        session.commit().unwrap();
+    }
+    let mut session = store.begin();
+    let (_, removed) = removed_on_the_way(|| session.dedup_from(b"e", b"e").unwrap());
+    assert!(removed >= u64::from(COUNT), "{removed}");
+    // The last one goes, and nothing of another prefix is met behind it.
+    session.dedup_delete(key(COUNT));
+    let (first, removed) = removed_on_the_way(|| session.dedup_first(b"e").unwrap());
+    assert!(first.is_none() && removed <= 2, "{removed}");
 }
 
 #[test]

@@ -1,12 +1,34 @@
 //! Transactions: compare, choose a branch, run it at one revision.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 
-use super::range::{holds, read_range};
+use super::range::{Room, Source, holds, read_range};
 use super::{KeyValue, ReadError, WriteSession};
 use crate::command::{DeleteOp, Op, OpOutcome, PutOp, Rejection, Txn, TxnOutcome};
 use crate::error::StorageError;
-use crate::keyspace::RangeRequest;
+use crate::keyspace::{KeyRange, RangeRequest};
+
+/// What one command may remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removal {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+}
+
+impl Removal {
+    /// Takes one key off; answers whether it was still there.
+    fn take(&mut self, bytes: usize) -> bool {
+        let left = self.keys.checked_sub(1).zip(self.bytes.checked_sub(bytes as u64));
+        if let Some((keys, bytes)) = left {
+            *self = Self { keys, bytes };
+        }
+        left.is_some()
+    }
+}
 
 /// What the branches of a transaction come to, once all compares are looked at:
 /// they ask about the state before it.
@@ -23,9 +45,11 @@ enum Step<'t> {
 impl WriteSession<'_> {
     /// Runs `txn`, all of it at one revision, or refuses it and changes nothing.
     ///
-    /// Answers to operations are collected only if somebody `wants_answers`; what a
-    /// range finds takes at most `max_bytes`. A range at a revision of the past needs an
-    /// untouched session, for what a session changed has no past yet.
+    /// Answers to operations are collected only if somebody `wants_answers`. What
+    /// ranges find and what changes replace must find `room`; if it does not, the
+    /// transaction is carried out all the same and [`Rejection::AnswerForgotten`] says
+    /// so. One that would remove more than `most` is refused. A range at a revision of
+    /// the past needs an untouched session, for what a session changed has no past yet.
     ///
     /// # Errors
     /// Trouble with the storage. The session must be dropped then.
@@ -33,7 +57,8 @@ impl WriteSession<'_> {
         &mut self,
         txn: &Txn,
         wants_answers: bool,
-        max_bytes: usize,
+        room: &mut Room,
+        most: Removal,
     ) -> Result<Result<TxnOutcome, Rejection>, StorageError> {
         let plan = self.plan(txn)?;
         // All puts are looked at before any range, as etcd does: one reason is told.
@@ -42,7 +67,16 @@ impl WriteSession<'_> {
                 return Ok(Err(rejection));
             }
         }
-        self.at_one_revision(|session| session.carry_out(&plan, wants_answers, max_bytes)).map(Ok)
+        let mut left = most;
+        if !self.removes_within(&plan, &mut left)? {
+            let Removal { keys, bytes } = most;
+            return Ok(Err(Rejection::DeletionTooLarge { max_keys: keys, max_bytes: bytes }));
+        }
+        let done = self.at_one_revision(|session| session.carry_out(&plan, wants_answers, room))?;
+        if room.is_short() {
+            return Ok(Err(Rejection::AnswerForgotten { revision: self.revision() }));
+        }
+        Ok(Ok(done))
     }
 
     fn plan<'t>(&mut self, txn: &'t Txn) -> Result<Plan<'t>, StorageError> {
@@ -103,24 +137,51 @@ impl WriteSession<'_> {
         Ok(Some(Rejection::LeaseNotFound { id }))
     }
 
+    /// Takes what the plan's deletions remove off what is `left` to remove; answers
+    /// whether it was enough. A key that two of them name counts twice, and nothing is
+    /// looked at beyond what may be removed.
+    fn removes_within(&mut self, plan: &Plan<'_>, left: &mut Removal) -> Result<bool, StorageError> {
+        for step in &plan.steps {
+            let is_enough = match step {
+                Step::Nested(nested) => self.removes_within(nested, left)?,
+                Step::Op(Op::Delete(delete)) => self.range_is_within(&delete.keys, left)?,
+                Step::Op(Op::Put(_) | Op::Range(_) | Op::Txn(_)) => true,
+            };
+            if !is_enough {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn range_is_within(&mut self, keys: &KeyRange, left: &mut Removal) -> Result<bool, StorageError> {
+        if let KeyRange::One(key) = keys {
+            return Ok(self.get(key)?.is_none_or(|record| left.take(key.len() + record.value.len())));
+        }
+        let mut is_enough = true;
+        self.walk(keys, None, false, &mut |found| {
+            is_enough = left.take(found.key.len() + found.value.len());
+            Ok(if is_enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(is_enough)
+    }
+
     fn carry_out(
         &mut self,
         plan: &Plan<'_>,
         wants_answers: bool,
-        max_bytes: usize,
+        room: &mut Room,
     ) -> Result<TxnOutcome, StorageError> {
         let mut responses = Vec::new();
         for step in &plan.steps {
             let response = match step {
-                Step::Nested(nested) => {
-                    Some(OpOutcome::Txn(self.carry_out(nested, wants_answers, max_bytes)?))
-                }
-                Step::Op(Op::Put(put)) => Some(self.carry_out_put(put)?),
-                Step::Op(Op::Delete(delete)) => Some(self.carry_out_delete(delete)?),
+                Step::Nested(nested) => Some(OpOutcome::Txn(self.carry_out(nested, wants_answers, room)?)),
+                Step::Op(Op::Put(put)) => Some(self.carry_out_put(put, wants_answers, room)?),
+                Step::Op(Op::Delete(delete)) => Some(self.carry_out_delete(delete, wants_answers, room)?),
                 // Nobody would hear of it.
                 Step::Op(Op::Range(_)) if !wants_answers => None,
                 Step::Op(Op::Range(request)) => {
-                    let found = read_range(self, request, max_bytes)?;
+                    let found = read_range(self, request, room)?;
                     Some(OpOutcome::Range { revision: self.revision(), found })
                 }
                 Step::Op(Op::Txn(_)) => unreachable!("a nested transaction has its own plan"),
@@ -132,7 +193,12 @@ impl WriteSession<'_> {
         Ok(TxnOutcome { succeeded: plan.succeeded, responses })
     }
 
-    fn carry_out_put(&mut self, put: &PutOp) -> Result<OpOutcome, StorageError> {
+    fn carry_out_put(
+        &mut self,
+        put: &PutOp,
+        wants_answers: bool,
+        room: &mut Room,
+    ) -> Result<OpOutcome, StorageError> {
         let kept = if put.value.is_none() || put.lease.is_none() { self.get(&put.key)? } else { None };
         let value = match (&put.value, &kept) {
             (Some(value), _) => value.clone(),
@@ -141,19 +207,28 @@ impl WriteSession<'_> {
         };
         let lease = put.lease.or(kept.map(|kept| kept.lease)).unwrap_or_default();
         let done = self.put(put.key.clone(), value, lease)?;
-        let previous = done.previous.filter(|_| put.want_previous);
+        let previous = done.previous.filter(|_| put.want_previous && wants_answers);
         let previous = previous.map(|record| KeyValue { key: put.key.clone(), record });
+        let previous = previous.filter(|previous| room.take(previous));
         Ok(OpOutcome::Put { revision: done.revision, previous })
     }
 
-    fn carry_out_delete(&mut self, delete: &DeleteOp) -> Result<OpOutcome, StorageError> {
+    fn carry_out_delete(
+        &mut self,
+        delete: &DeleteOp,
+        wants_answers: bool,
+        room: &mut Room,
+    ) -> Result<OpOutcome, StorageError> {
         let keys = self.keys_in(&delete.keys)?;
         let count = keys.len() as u64;
         let mut previous = Vec::new();
         for key in keys {
             let Some((_, record)) = self.delete(key.clone())? else { continue };
-            if delete.want_previous {
-                previous.push(KeyValue { key, record });
+            if delete.want_previous && wants_answers {
+                let removed = KeyValue { key, record };
+                if room.take(&removed) {
+                    previous.push(removed);
+                }
             }
         }
         Ok(OpOutcome::Deleted { revision: self.revision(), count, previous })

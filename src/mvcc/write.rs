@@ -47,6 +47,10 @@ pub struct WriteSession<'a> {
     /// Keys that were touched, with what they hold now.
     records: BTreeMap<Bytes, Option<Record>>,
     dedup: BTreeMap<Bytes, Option<Bytes>>,
+    /// By prefix, a key before which there is no dedup entry of the prefix.
+    dedup_fronts: BTreeMap<Bytes, Bytes>,
+    /// Bytes of stored values that are held in `records`.
+    read_bytes: usize,
     /// Leases that were touched, as they are now.
     pub(super) leases: BTreeMap<i64, Option<Lease>>,
     /// Attachments of keys to leases that were made or undone.
@@ -99,6 +103,8 @@ impl<'a> WriteSession<'a> {
             head: shared.head(),
             records: BTreeMap::new(),
             dedup: BTreeMap::new(),
+            dedup_fronts: shared.dedup_fronts.lock().clone(),
+            read_bytes: 0,
             leases: BTreeMap::new(),
             attachments: BTreeMap::new(),
             swept: BTreeMap::new(),
@@ -122,6 +128,7 @@ impl<'a> WriteSession<'a> {
             return Ok(record.clone());
         }
         let record = self.stored(key)?;
+        self.read_bytes += record.as_ref().map_or(0, |record| record.value.len());
         // A condition is mostly followed by the write that it guards.
         self.records.insert(Bytes::copy_from_slice(key), record.clone());
         Ok(record)
@@ -130,6 +137,12 @@ impl<'a> WriteSession<'a> {
     /// Whether nothing was changed yet.
     pub fn is_untouched(&self) -> bool {
         self.batch.is_empty()
+    }
+
+    /// Roughly the bytes that it holds: its changes with what they replaced, and values
+    /// that it read.
+    pub fn size_in_bytes(&self) -> usize {
+        self.batch.size_in_bytes().saturating_add(self.read_bytes)
     }
 
     /// Lets all changes that `work` makes share one revision, as one command's do.
@@ -281,6 +294,11 @@ impl<'a> WriteSession<'a> {
 
     /// Sets a dedup entry. What it means is the caller's; it takes no revision.
     pub fn dedup_put(&mut self, key: Bytes, value: Bytes) {
+        for (prefix, front) in &mut self.dedup_fronts {
+            if key < *front && key.starts_with(prefix) {
+                *front = key.clone();
+            }
+        }
         self.batch.put(self.families.dedup, &key, &value);
         self.dedup.insert(key, Some(value));
     }
@@ -292,8 +310,16 @@ impl<'a> WriteSession<'a> {
     }
 
     /// The first dedup entry whose key begins with `prefix`.
-    pub fn dedup_first(&self, prefix: &[u8]) -> Result<Option<(Bytes, Bytes)>, StorageError> {
-        self.dedup_from(prefix, prefix)
+    ///
+    /// Its place is remembered, also for later sessions once this one is committed: whoever
+    /// removes entries from the front does not step over them again.
+    pub fn dedup_first(&mut self, prefix: &[u8]) -> Result<Option<(Bytes, Bytes)>, StorageError> {
+        let front = self.dedup_fronts.get(prefix).cloned();
+        let first = self.dedup_from(prefix, front.as_deref().unwrap_or(prefix))?;
+        if let Some((key, _)) = &first {
+            self.dedup_fronts.insert(Bytes::copy_from_slice(prefix), key.clone());
+        }
+        Ok(first)
     }
 
     /// The first dedup entry at or after `from` whose key begins with `prefix`.
@@ -304,7 +330,9 @@ impl<'a> WriteSession<'a> {
             .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
             .find_map(|(key, value)| value.as_ref().map(|value| (key, value)));
-        let mut cursor = self.shared.db.cursor(self.families.dedup, Scan::default());
+        // Bounded, so that no removed entry of another prefix is stepped over.
+        let end = KeyRange::prefix(Bytes::copy_from_slice(prefix)).end().map(Vec::from);
+        let mut cursor = self.shared.db.cursor(self.families.dedup, Scan { end, ..Scan::default() });
         cursor.seek(from)?;
         while let Some((key, value)) = cursor.entry().filter(|(key, _)| key.starts_with(prefix)) {
             if in_batch.is_some_and(|(first, _)| first.as_ref() <= key) {
@@ -337,6 +365,7 @@ impl<'a> WriteSession<'a> {
         self.batch.put(self.families.meta, HEAD_CELL, &self.head.encode());
         self.shared.commit(self.batch, self.head, self.alarms)?;
         self.shared.note_swept(self.swept);
+        *self.shared.dedup_fronts.lock() = self.dedup_fronts;
         Ok(self.committed)
     }
 }

@@ -174,7 +174,9 @@ fn service_status(error: &Error) -> StatusCode {
         | Error::LeaseTtlTooLarge { .. }
         | Error::DuplicateKey
         | Error::TooManyOperations { .. } => StatusCode::BAD_REQUEST,
-        Error::TooLarge { .. } | Error::AnswerTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::TooLarge { .. } | Error::DeletionTooLarge { .. } | Error::AnswerTooLarge { .. } => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
         Error::NotFound(_) | Error::LeaseNotFound { .. } | Error::KeyNotFound => StatusCode::NOT_FOUND,
         Error::Unauthorized(_) => StatusCode::UNAUTHORIZED,
         Error::ConditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
@@ -243,6 +245,9 @@ fn service_details(error: &Error) -> Value {
         Error::LeaseNotFound { id } | Error::LeaseExists { id } => json!({ "lease": id }),
         Error::LeaseTtlTooLarge { ttl, limit } => json!({ "ttl": ttl, "limit": limit }),
         Error::TooManyOperations { count, limit } => json!({ "count": count, "limit": limit }),
+        Error::DeletionTooLarge { max_keys, max_bytes } => {
+            json!({ "max_keys": max_keys, "max_bytes": max_bytes })
+        }
         Error::AnswerTooLarge { limit } => json!({ "limit": limit }),
         Error::AnswerLost { revision, reason: _ } => json!({ "revision": revision }),
         Error::NoSpace { member } | Error::Corrupt { member } => json!({ "member": member }),
@@ -315,6 +320,7 @@ mod tests {
                 "already_initialized",
             ),
             (Error::LeaseTtlTooLarge { ttl: 2, limit: 1 }, 400, "lease_ttl_too_large"),
+            (Error::DeletionTooLarge { max_keys: 1, max_bytes: 2 }, 413, "deletion_too_large"),
             (Error::AnswerTooLarge { limit: 1 }, 413, "answer_too_large"),
             (Error::Compacted { requested: 1, oldest: 2 }, 410, "compacted"),
             (Error::FutureRevision { requested: 2, current: 1 }, 400, "future_revision"),

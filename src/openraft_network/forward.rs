@@ -323,6 +323,7 @@ impl ManageError {
             | Error::KeyNotFound
             | Error::DuplicateKey
             | Error::TooManyOperations { .. }
+            | Error::DeletionTooLarge { .. }
             | Error::AnswerTooLarge { .. }
             | Error::AnswerLost { .. }
             | Error::NoSpace { .. }

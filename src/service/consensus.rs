@@ -16,12 +16,15 @@ use crate::TypeConfig;
 use crate::command::{Command, Outcome, OutcomeResult, Proposal, Rejection, Write};
 use crate::error::Error;
 use crate::openraft_network::forward::{ForwardError, ForwardRequest, ForwardResponse};
+use crate::openraft_network::wire::MAX_FRAME_BYTES;
 
 /// How long to wait before asking again when nothing new is known of the leader.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Most bytes of answers to transactions that go back to another node in one
 /// message; the rest of what it may hold is for all other outcomes.
 const MAX_FORWARDED_ANSWERS: usize = 56 << 20;
+/// The largest command, in bytes: a message between nodes holds it and what surrounds it.
+const MAX_PROPOSAL_BYTES: usize = MAX_FRAME_BYTES - (1 << 20);
 /// What a client is told to wait before it tries an unavailable cluster again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,7 @@ impl Service {
         if let Write::Txn(_) = command.write {
             self.check_size(&proposal)?;
         }
+        check_frame(&proposal)?;
         let deadline = Instant::now() + self.inner.options.request_timeout;
         let outcome = self.commit_by(&proposal, deadline).await?;
         match outcome.result {
@@ -66,6 +70,17 @@ impl Service {
             | OutcomeResult::LeaseRevoked { .. }
             | OutcomeResult::LeasesRenewed { .. }
             | OutcomeResult::Alarm { .. } => Ok(outcome),
+        }
+    }
+
+    /// Waits until all writes that came through this node are answered, but no longer than
+    /// `patience`. New ones are refused from now on.
+    pub async fn finish_writes(&self, patience: Duration) {
+        let all = u32::try_from(self.inner.options.max_waiting_writes).unwrap_or(u32::MAX);
+        if let Ok(Ok(permits)) =
+            tokio::time::timeout(patience, self.inner.waiting_writes.acquire_many(all)).await
+        {
+            permits.forget();
         }
     }
 
@@ -89,6 +104,9 @@ impl Service {
             },
             Rejection::NoSpace { member } => Error::NoSpace { member },
             Rejection::Corrupt { member } => Error::Corrupt { member },
+            Rejection::DeletionTooLarge { max_keys, max_bytes } => {
+                Error::DeletionTooLarge { max_keys, max_bytes }
+            }
         }
     }
 
@@ -276,6 +294,17 @@ fn fit_in(outcome: Outcome, room: &mut usize) -> Outcome {
     }
     let revision = outcome.revision;
     Outcome { revision, result: OutcomeResult::Rejected(Rejection::AnswerForgotten { revision }) }
+}
+
+/// Refuses what no message between nodes can hold: once in the log, it would be sent again
+/// for ever, and nothing after it would be committed.
+fn check_frame(proposal: &Proposal) -> Result<(), Error> {
+    let size = proposal.as_bytes().len();
+    if size <= MAX_PROPOSAL_BYTES {
+        return Ok(());
+    }
+    let (what, limit) = ("the write", MAX_PROPOSAL_BYTES);
+    Err(Error::TooLarge { what, size, limit, option: "max_request_bytes" })
 }
 
 pub(super) fn leader_of(forward: ForwardToLeader<TypeConfig>) -> Option<(crate::NodeId, String)> {

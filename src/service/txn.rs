@@ -47,10 +47,6 @@ impl Service {
         let OutcomeResult::Txn(done) = outcome.result else {
             return Err(self.unexpected("a transaction"));
         };
-        if is_cut(&done) {
-            let reason = "it is larger than an answer may be";
-            return Err(Error::AnswerLost { revision: outcome.revision, reason });
-        }
         Ok((outcome.revision, done))
     }
 
@@ -160,7 +156,8 @@ fn reads_single_keys(txn: &Txn) -> bool {
         })
 }
 
-/// Whether a part of the answer was left out because it grew too large.
+/// Whether a part of the answer was left out because it grew too large. What changed
+/// something never comes back so: it is refused as a whole where it is applied.
 fn is_cut(done: &TxnOutcome) -> bool {
     done.responses.iter().any(|response| match response {
         OpOutcome::Range { revision: _, found } => found.truncated,

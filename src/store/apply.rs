@@ -14,7 +14,7 @@ use crate::command::{
 };
 use crate::error::StorageError;
 use crate::mutants::Mutant;
-use crate::mvcc::{Lease, ReadError, Store, WriteSession};
+use crate::mvcc::{Lease, ReadError, Removal, Room, Store, WriteSession};
 
 const TOKEN_VERSION: u8 = 1;
 /// Tokens by name.
@@ -40,11 +40,19 @@ pub const MAX_LEASES_ENDED: usize = 500;
 /// The shortest time to live, in seconds. A shorter one could end during an
 /// election.
 const MIN_LEASE_TTL: i64 = 2;
-/// Bytes of items that one range read answers at most, alone or in a transaction.
-/// etcd has no such bound; here it keeps a careless read from taking the memory.
+/// Bytes of items that one answer holds at most: of a range read, or of all that a
+/// transaction reads, replaces and removes. etcd has no such bound; here it keeps a
+/// careless read from taking the memory.
 pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Bytes of an answer that are remembered for an idempotency token.
 const MAX_REMEMBERED_BYTES: usize = 64 << 10;
+/// The room for an answer that is only made to be remembered. An item takes less than
+/// four times as much of it as encoded, so that it never decides alone, but where much
+/// was read to be sorted for a short answer.
+const REMEMBERED_ROOM: usize = 4 * MAX_REMEMBERED_BYTES;
+/// What one command removes at most: a batch holds all of it in memory, on every
+/// replica. Not to be configured, for all replicas must refuse the same.
+const MAX_REMOVAL: Removal = Removal { keys: 1_000_000, bytes: 256 << 20 };
 
 /// What is known of a log entry besides its command.
 #[derive(Debug, Clone, Copy)]
@@ -111,12 +119,9 @@ pub fn apply(
     match &command.idempotency {
         None => match why_alarmed(session, &command.write) {
             Some(rejection) => Ok(refused(session, rejection)),
-            None => carry_out(session, command, context),
+            None => carry_out(session, command, context, &mut Room::of(MAX_ANSWER_BYTES)),
         },
-        // What is remembered must be the same whoever waits.
-        Some(idempotency) => {
-            carry_out_once(session, command, idempotency, Context { wants_answer: true, ..context })
-        }
+        Some(idempotency) => carry_out_once(session, command, idempotency, context),
     }
 }
 
@@ -146,6 +151,7 @@ fn carry_out(
     session: &mut WriteSession<'_>,
     command: &Command,
     context: Context,
+    room: &mut Room,
 ) -> Result<Outcome, StorageError> {
     let result = match &command.write {
         Write::Put { key, value, lease } => {
@@ -164,7 +170,7 @@ fn carry_out(
                 OutcomeResult::Deleted { count: u64::from(deleted.is_some()) }
             }
         }
-        Write::Txn(txn) => match session.run(txn, context.wants_answer, MAX_ANSWER_BYTES)? {
+        Write::Txn(txn) => match session.run(txn, context.wants_answer, room, MAX_REMOVAL)? {
             Ok(done) => OutcomeResult::Txn(done),
             Err(rejection) => OutcomeResult::Rejected(rejection),
         },
@@ -366,8 +372,9 @@ fn carry_out_once(
                 refused(session, Rejection::IdempotencyMismatch)
             });
         }
-        session.dedup_delete(expiry_key(known.expires_at, &idempotency.token));
-        book.count = book.count.saturating_sub(1);
+        // Whole, also if nothing is remembered in its place.
+        let (expires_at, token) = (known.expires_at, idempotency.token.clone());
+        book.forget(session, Expiry { key: expiry_key(expires_at, &token), expires_at, token });
     }
     // Not remembered: once the alarm is disarmed, the same may be asked for again.
     if let Some(rejection) = why_alarmed(session, &command.write) {
@@ -377,10 +384,14 @@ fn carry_out_once(
     // Only now: a token that is asked for again must not make room for itself.
     book.make_room(session)?;
 
-    let outcome = carry_out(session, command, context)?;
+    // What is remembered must be the same whoever waits. So an answer is made in any
+    // case, and in how much room has no part in whether it is remembered.
+    let mut room = Room::of(if context.wants_answer { MAX_ANSWER_BYTES } else { REMEMBERED_ROOM });
+    let outcome = carry_out(session, command, Context { wants_answer: true, ..context }, &mut room)?;
     let lifetime = idempotency.expires_at_ms.saturating_sub(idempotency.proposed_at_ms);
     let expires_at = book.clock.saturating_add(lifetime);
-    let kept = if outcome.encode().len() <= MAX_REMEMBERED_BYTES {
+    let is_small = !room.used_more_than(REMEMBERED_ROOM) && outcome.encode().len() <= MAX_REMEMBERED_BYTES;
+    let kept = if is_small {
         outcome.clone()
     } else {
         let rejection = Rejection::AnswerForgotten { revision: outcome.revision };
@@ -517,7 +528,7 @@ struct Expiry {
     token: Bytes,
 }
 
-fn first_to_expire(session: &WriteSession<'_>) -> Result<Option<Expiry>, StorageError> {
+fn first_to_expire(session: &mut WriteSession<'_>) -> Result<Option<Expiry>, StorageError> {
     let Some((key, _)) = session.dedup_first(&[EXPIRY])? else { return Ok(None) };
     let (expires_at, token) =
         read_expiry_key(key.clone()).map_err(|source| corrupt("an idempotency expiry", source))?;

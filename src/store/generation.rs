@@ -8,7 +8,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
 
 use super::data_dir::{sync_dir, write_atomically};
 use super::snapshot::{SnapshotDir, link_files, remove_dir};
@@ -26,6 +30,7 @@ pub(super) struct Generation {
     number: u64,
     path: PathBuf,
     retired: AtomicBool,
+    removals: Arc<Removals>,
 }
 
 impl Generation {
@@ -33,19 +38,22 @@ impl Generation {
     fn open(state: &Path, number: u64, options: &EngineOptions) -> Result<Self, StorageError> {
         let path = state.join(name_of(number));
         let store = Store::open(&path, options)?;
-        Ok(Self { store: Some(store), number, path, retired: AtomicBool::new(false) })
+        let (retired, removals) = (AtomicBool::new(false), Arc::default());
+        Ok(Self { store: Some(store), number, path, retired, removals })
     }
 
-    /// A new generation that holds what `snapshot` holds. It is on disk when this
-    /// returns, and goes again unless it is [kept](Self::keep).
-    pub(super) fn from_snapshot(
+    /// A new generation that holds what `snapshot` holds, to take the place of this one. It
+    /// is on disk when this returns, and goes again unless it is [kept](Self::keep).
+    pub(super) fn successor(
+        &self,
         state: &Path,
         number: u64,
         snapshot: &SnapshotDir,
         options: &EngineOptions,
     ) -> Result<Self, StorageError> {
         let path = state.join(name_of(number));
-        let mut generation = Self { store: None, number, path, retired: AtomicBool::new(true) };
+        let (retired, removals) = (AtomicBool::new(true), Arc::clone(&self.removals));
+        let mut generation = Self { store: None, number, path, retired, removals };
         link_files(snapshot, &generation.path)?;
         generation.store = Some(Store::open(&generation.path, options)?);
         // Its name must be on disk before `CURRENT` can say it.
@@ -75,12 +83,59 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.store = None;
-        if self.retired.load(Ordering::Acquire)
-            && let Err(error) = remove_dir(&self.path)
-        {
-            tracing::warn!(%error, "a superseded state could not be removed; it is retried at the next start");
+        let store = self.store.take();
+        if self.retired.load(Ordering::Acquire) {
+            if let Some(store) = &store {
+                store.abandon();
+            }
+            self.removals.remove(store, std::mem::take(&mut self.path));
         }
+    }
+}
+
+/// Closes and removes generations on threads of their own: it takes time that whoever lets
+/// go of one last, a request or Raft, must not lose. Dropping this waits for them, so that
+/// the state's folder can be opened again.
+#[derive(Debug, Default)]
+struct Removals {
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Removals {
+    fn remove(&self, store: Option<Store>, path: PathBuf) {
+        // A simulation has no threads.
+        if cfg!(feature = "simulation") {
+            close_and_remove(store, &path);
+            return;
+        }
+        let work = move || close_and_remove(store, &path);
+        match std::thread::Builder::new().name("kvorum-remove".to_owned()).spawn(work) {
+            Ok(thread) => {
+                let mut threads = self.threads.lock();
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no thread to remove a superseded state; it is removed at the next start");
+            }
+        }
+    }
+}
+
+impl Drop for Removals {
+    fn drop(&mut self) {
+        for thread in self.threads.get_mut().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("the thread that removes a superseded state panicked");
+            }
+        }
+    }
+}
+
+fn close_and_remove(store: Option<Store>, path: &Path) {
+    drop(store);
+    if let Err(error) = remove_dir(path) {
+        tracing::warn!(%error, "a superseded state could not be removed; it is retried at the next start");
     }
 }
 

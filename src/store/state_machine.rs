@@ -52,9 +52,14 @@ const META_VERSION: u8 = 1;
 const MAX_BATCH_ENTRIES: usize = 1024;
 /// Most bytes of proposals in one write batch.
 const MAX_BATCH_BYTES: usize = 4 << 20;
+/// From this many bytes that it holds on, a write batch takes no further entry: a short
+/// deletion may change much. Where batches are cut changes nothing of the state (I3).
+const FULL_BATCH_BYTES: usize = 16 << 20;
 /// From this many entries on, a batch is worth moving the other tasks away from
 /// the thread that applies it.
 const LARGE_BATCH_ENTRIES: usize = 32;
+/// From this many bytes of proposals on, it is too.
+const LARGE_BATCH_BYTES: usize = 128 << 10;
 
 /// How far a state has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -370,8 +375,7 @@ impl StateMachineStore {
             return Ok(());
         };
         self.wait_until_durable(&last).await?;
-        let is_large = batch.len() >= LARGE_BATCH_ENTRIES;
-        off_the_runtime(is_large, || self.commit_batch(batch))?;
+        off_the_runtime(is_large(&batch), || self.commit_batch(batch))?;
         Ok(())
     }
 
@@ -385,8 +389,11 @@ impl StateMachineStore {
             let outcome = match &entry.payload {
                 EntryPayload::Normal(proposal) => match apply::decode(proposal)? {
                     Ok(command) => {
-                        if apply::reads_the_past(&command) && !applying.session.is_untouched() {
-                            // What was applied so far must be the past first.
+                        let session = &applying.session;
+                        // What is read as the past must have been settled before.
+                        if (apply::reads_the_past(&command) && !session.is_untouched())
+                            || session.size_in_bytes() >= FULL_BATCH_BYTES
+                        {
                             let applied = applying.applied.clone();
                             self.settle(applying)?;
                             applying = Applying::new(store, applied, is_followed);
@@ -500,7 +507,7 @@ impl StateMachineStore {
         let shared = &self.shared;
         let previous = shared.generation.load_full();
         let number = generation::unused(&shared.state, previous.number());
-        let generation = Generation::from_snapshot(&shared.state, number, received, &shared.options)?;
+        let generation = previous.successor(&shared.state, number, received, &shared.options)?;
         let applied = read_applied(generation.store())?;
         let holds = applied.clone().into_meta();
         if holds != *meta {
@@ -554,6 +561,19 @@ impl std::ops::Deref for StoreRef {
     fn deref(&self) -> &Store {
         self.generation.store()
     }
+}
+
+/// Whether applying the entries may take long: unless they are few and small, and none
+/// does more than set or remove one key. A transaction, the end of a lease or an
+/// idempotency key may cost many reads and writes.
+pub(super) fn is_large(batch: &[EntryResponder<TypeConfig>]) -> bool {
+    let does_more = |(entry, _): &EntryResponder<TypeConfig>| match &entry.payload {
+        EntryPayload::Normal(proposal) => !proposal.is_single_write(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => false,
+    };
+    batch.len() >= LARGE_BATCH_ENTRIES
+        || payload_bytes(batch) >= LARGE_BATCH_BYTES
+        || batch.iter().any(does_more)
 }
 
 /// Runs blocking work; large work first moves the thread's other tasks away, if

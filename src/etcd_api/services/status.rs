@@ -29,6 +29,9 @@ pub(super) fn of(error: &Error) -> Status {
         Error::TooManyOperations { .. } => {
             (Code::InvalidArgument, "etcdserver: too many operations in txn request")
         }
+        Error::DeletionTooLarge { .. } => {
+            (Code::ResourceExhausted, "etcdserver: too much to delete at once; delete smaller ranges")
+        }
         Error::AnswerTooLarge { .. } => return ours(Code::ResourceExhausted, error),
         Error::NoSpace { .. } => (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
         Error::Corrupt { .. } => (Code::DataLoss, "etcdserver: corrupt cluster"),

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::{KeyValue, OLDEST_REVISION, ReadError, Record, Store};
+use super::super::{KeyValue, OLDEST_REVISION, ReadError, Record, Removal, Room, Store};
 use super::fresh;
 use crate::command::{Compare, DeleteOp, Op, OpOutcome, PutOp, Rejection, Relation, Target, Txn, TxnOutcome};
 use crate::keyspace::{KeyRange, RangeRequest, RangeResult, RevisionBounds, Sort, SortBy};
 
 const PLENTY: usize = 1 << 20;
+const ANY: Removal = Removal { keys: u64::MAX, bytes: u64::MAX };
 
 type State = BTreeMap<Bytes, Record>;
 
@@ -357,7 +358,7 @@ fn apply(store: &Store, model: &mut Model, txns: &[Txn]) {
             session.commit().unwrap();
             session = store.begin();
         }
-        let found = session.run(txn, true, PLENTY).unwrap();
+        let found = session.run(txn, true, &mut Room::of(PLENTY), ANY).unwrap();
         assert_eq!(found, model.run(txn), "{txn:?}");
         assert_eq!(session.revision(), model.revision);
     }
@@ -454,6 +455,129 @@ fn an_answer_that_grows_too_large_is_cut_and_says_so() {
     let sort = Some(Sort::descending(SortBy::ModRevision));
     let (_, found) = store.read(&RangeRequest { sort, ..few }, 10_000).unwrap();
     assert_eq!((found.items[0].key.as_ref(), found.truncated), (b"key 0199".as_slice(), false));
+}
+
+fn one(key: &'static str) -> KeyRange {
+    KeyRange::One(key.into())
+}
+
+fn between(start: &'static str, end: &'static str) -> KeyRange {
+    KeyRange::Between { start: start.into(), end: end.into() }
+}
+
+fn all_of(ops: Vec<Op>) -> Txn {
+    Txn { success: ops, ..Txn::default() }
+}
+
+/// The room that items of [`range_of`] take.
+fn room_of(items: usize) -> usize {
+    items * ("key 0000".len() + 100 + size_of::<KeyValue>())
+}
+
+/// How many items each range found, and whether it was cut.
+fn found_by_ranges(done: &TxnOutcome) -> Vec<(usize, bool)> {
+    let of = |response: &OpOutcome| match response {
+        OpOutcome::Range { revision: _, found } => vec![(found.items.len(), found.truncated)],
+        OpOutcome::Txn(nested) => found_by_ranges(nested),
+        OpOutcome::Put { .. } | OpOutcome::Deleted { .. } => Vec::new(),
+    };
+    done.responses.iter().flat_map(of).collect()
+}
+
+#[test]
+fn all_ranges_of_a_transaction_share_one_room() {
+    let (_dir, store) = range_of(20);
+    let range = |keys| Op::Range(RangeRequest::of(keys));
+    let txn = all_of(vec![
+        range(KeyRange::all()),
+        Op::Txn(all_of(vec![range(one("key 0007")), Op::Txn(Txn::of(range(KeyRange::all())))])),
+        range(one("key 0008")),
+    ]);
+    let read = |max_bytes| found_by_ranges(&store.read_txn(&txn, max_bytes).unwrap().1);
+    assert_eq!(read(room_of(42)), [(20, false), (1, false), (20, false), (1, false)]);
+    assert_eq!(read(room_of(42) - 1), [(20, false), (1, false), (20, false), (0, true)]);
+    assert_eq!(read(room_of(41) - 1), [(20, false), (1, false), (20, true), (0, true)]);
+    assert_eq!(read(room_of(21) - 1), [(20, false), (0, true), (0, true), (0, true)]);
+
+    let mut session = store.begin();
+    let whole = session.run(&txn, true, &mut Room::of(room_of(42)), ANY).unwrap().unwrap();
+    assert_eq!(found_by_ranges(&whole), read(PLENTY));
+    let cut = session.run(&txn, true, &mut Room::of(room_of(42) - 1), ANY).unwrap();
+    assert_eq!(cut, Err(Rejection::AnswerForgotten { revision: 21 }));
+}
+
+#[test]
+fn what_a_range_does_not_keep_gives_its_room_back() {
+    let (_dir, store) = range_of(20);
+    let sort = Some(Sort::descending(SortBy::Key));
+    let last = RangeRequest { sort, limit: Some(2), ..RangeRequest::of(KeyRange::all()) };
+    let txn = all_of(vec![Op::Range(last); 8]);
+    let mut session = store.begin();
+    let mut room = Room::of(room_of(20));
+    session.run(&txn, true, &mut room, ANY).unwrap().unwrap();
+    // The last one holds five for a moment, beside the fourteen of the others.
+    assert!(room.used_more_than(room_of(19) - 1) && !room.used_more_than(room_of(19)));
+}
+
+#[test]
+fn what_is_replaced_and_removed_shares_the_room_and_the_change_happens_all_the_same() {
+    let (_dir, store) = range_of(20);
+    let key = Bytes::from("key 0000");
+    let put = PutOp { key, value: Some("new".into()), lease: Some(0), want_previous: true };
+    let delete = DeleteOp { keys: between("key 0001", "l"), want_previous: true };
+    let txn = all_of(vec![Op::Put(put), Op::Txn(Txn::of(Op::Delete(delete)))]);
+
+    // A session that is dropped changes nothing.
+    let whole = store.begin().run(&txn, true, &mut Room::of(room_of(20)), ANY).unwrap();
+    assert_eq!(whole.map(|done| done.responses.len()), Ok(2));
+    let mut room = Room::of(0);
+    let unasked = store.begin().run(&txn, false, &mut room, ANY).unwrap();
+    assert_eq!(unasked, Ok(TxnOutcome { succeeded: true, responses: Vec::new() }));
+    assert!(!room.used_more_than(0), "nobody hears of it");
+
+    let mut session = store.begin();
+    let cut = session.run(&txn, true, &mut Room::of(room_of(20) - 1), ANY).unwrap();
+    assert_eq!(cut, Err(Rejection::AnswerForgotten { revision: 22 }));
+    session.commit().unwrap();
+    let (_, left) = store.read(&RangeRequest::of(KeyRange::all()), PLENTY).unwrap();
+    let left: Vec<_> = left.items.into_iter().map(|item| (item.key, item.record.value)).collect();
+    assert_eq!(left, [(Bytes::from("key 0000"), Bytes::from("new"))]);
+}
+
+#[test]
+fn a_transaction_that_would_remove_too_much_is_refused_before_it_changes_anything() {
+    let (_dir, store) = range_of(10);
+    let delete = |keys| Op::Delete(DeleteOp { keys, want_previous: false });
+    let put = PutOp { key: "a".into(), value: Some("v".into()), lease: Some(0), want_previous: false };
+    let txn = all_of(vec![
+        Op::Put(put),
+        delete(between("key 0000", "key 0004")),
+        Op::Txn(all_of(vec![delete(between("key 0004", "key 0008")), delete(one("absent"))])),
+        delete(one("key 0008")),
+    ]);
+    let bytes = 9 * 108;
+    let run = |txn: &Txn, most| {
+        let mut session = store.begin();
+        let done = session.run(txn, true, &mut Room::of(PLENTY), most).unwrap();
+        assert_eq!(done.is_err(), session.is_untouched() && session.revision() == 11, "{done:?}");
+        done.map(|_| ())
+    };
+    assert_eq!(run(&txn, Removal { keys: 9, bytes }), Ok(()));
+    for most in [Removal { keys: 8, bytes }, Removal { keys: 9, bytes: bytes - 1 }] {
+        let refused = Rejection::DeletionTooLarge { max_keys: most.keys, max_bytes: most.bytes };
+        assert_eq!(run(&txn, most), Err(refused));
+    }
+}
+
+#[test]
+fn a_deletion_in_a_branch_that_is_not_taken_may_be_of_any_size() {
+    let (_dir, store) = range_of(10);
+    let delete = Op::Delete(DeleteOp { keys: KeyRange::all(), want_previous: false });
+    let never = Compare { keys: one("key 0000"), target: Target::Version(7), relation: Relation::Equal };
+    let txn = Txn { compares: vec![never], success: vec![delete], failure: Vec::new() };
+    let nothing = Removal { keys: 0, bytes: 0 };
+    let done = store.begin().run(&txn, true, &mut Room::of(PLENTY), nothing).unwrap();
+    assert_eq!(done, Ok(TxnOutcome::default()));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::engine::EngineOptions;
 use crate::mvcc::Store;
 
 mod alarms;
+mod answers;
 mod leases;
 
 const TERM: u64 = 3;
@@ -361,6 +362,31 @@ fn at_the_limit_the_token_that_expires_first_makes_room() {
     assert_eq!((machine.entries(), machine.book()), ((2, 2), (1, MAX_TOKENS)));
     assert_eq!(machine.run(&late), first);
     assert_eq!(machine.run(&early), outcome(5, set(false, 2)), "it was forgotten");
+}
+
+#[test]
+fn a_token_that_expires_before_those_that_made_room_is_found_first() {
+    let machine = Machine::new();
+    machine.run(&once("late", 0, 900, Command::put("k", "v")));
+    let mut session = machine.store().begin();
+    TokenBook { clock: 0, count: MAX_TOKENS }.save(&mut session);
+    session.commit().unwrap();
+    // Each makes room for the next, whichever of them expires first.
+    let mut revision = 2;
+    for (token, lifetime) in [("a", 500), ("b", 300), ("c", 400), ("d", 100)] {
+        revision += 1;
+        let done = machine.run(&once(token, 0, lifetime, Command::put("k", "v")));
+        assert_eq!(done.revision, revision);
+        assert_eq!((machine.entries(), machine.book()), ((1, 1), (0, MAX_TOKENS)), "{token}");
+    }
+    // In one batch, too.
+    let more = [("e", 90), ("f", 700), ("g", 80), ("h", 60)]
+        .map(|(token, lifetime)| once(token, 0, lifetime, Command::put("k", "v")).encode());
+    assert_eq!(machine.batch(&more)[3].revision, revision + 4);
+    assert_eq!((machine.entries(), machine.book()), ((1, 1), (0, MAX_TOKENS)));
+    // The replicated clock forgets the last of them.
+    machine.run(&once("i", 60, 900, Command::put("k", "v")));
+    assert_eq!((machine.entries(), machine.book()), ((1, 1), (60, MAX_TOKENS)));
 }
 
 proptest! {

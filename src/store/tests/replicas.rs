@@ -203,6 +203,70 @@ async fn entries_that_wait_share_a_batch_and_a_large_log_is_cut() {
 }
 
 #[tokio::test]
+async fn a_batch_that_has_removed_much_takes_no_further_entry() {
+    let node = Node::new();
+    let batches = || node.store.counters().batches.load(std::sync::atomic::Ordering::Relaxed);
+    let large = |index: u64| normal(index, &Command::put(index.to_string(), vec![0; 3 << 20]));
+    apply(&node.store, (0..24).map(large)).await;
+    let before = batches();
+    let all = Op::Delete(DeleteOp { keys: KeyRange::all(), want_previous: false });
+    let deletion = Command::of(Write::Txn(Txn::of(all)));
+    let small = |index| normal(index, &Command::put("small", "value"));
+    apply(&node.store, [small(24), normal(25, &deletion), small(26), small(27)]).await;
+    assert_eq!(batches() - before, 2);
+    let left = node.store.store().read(&RangeRequest::of(KeyRange::all()), 1 << 20).unwrap().1;
+    assert_eq!(left.count, 1);
+}
+
+#[tokio::test]
+async fn deletions_of_large_values_are_cut_into_batches_of_a_bounded_size() {
+    let put = |index: u64| normal(index, &Command::put(index.to_string(), vec![index as u8; 2 << 20]));
+    let delete = |index: u64| normal(index, &Command::delete((index - 10).to_string()));
+    let (node, reference) = (Node::new(), Node::new());
+    for index in 0..10 {
+        apply(&node.store, [put(index)]).await;
+        apply(&reference.store, [put(index)]).await;
+    }
+    let batches = || node.store.counters().batches.load(std::sync::atomic::Ordering::Relaxed);
+    let before = batches();
+    apply(&node.store, (10..20).map(delete)).await;
+    assert_eq!(batches() - before, 2);
+    for index in 10..20 {
+        apply(&reference.store, [delete(index)]).await;
+    }
+    assert_same(&node.dump(), &reference.dump());
+}
+
+#[test]
+fn only_few_and_small_writes_of_single_keys_are_applied_at_once() {
+    use crate::store::state_machine::is_large;
+
+    let token = Idempotency { token: "t".into(), proposed_at_ms: 0, expires_at_ms: 1 };
+    let small = [
+        Command::put("k", "v"),
+        Command::put("k", "v").only_if(Condition::Absent),
+        Command::put("k", "v").only_if(Condition::ModRevision(7)),
+        Command::delete("k"),
+    ];
+    let large = [
+        Command { idempotency: Some(token.clone()), ..Command::put("k", "v") },
+        Command { idempotency: Some(token), ..Command::delete("k").only_if(Condition::ModRevision(7)) },
+        Command::put("k", vec![0; 1 << 20]),
+        Command::of(Write::Txn(Txn::default())),
+        Command::of(Write::LeaseRevoke { id: 1 }),
+        Command::of(Write::LeaseTick { term: 1, clock: 1, expired: vec![1] }),
+    ];
+    let few: Vec<_> = small.iter().map(|command| (normal(1, command), None)).collect();
+    assert!(!is_large(&few));
+    assert!(!is_large(&[(entry(0), None), (entry(TERM_ENTRIES), None)]));
+    for command in &large {
+        assert!(is_large(&[(normal(1, &small[0]), None), (normal(2, command), None)]), "{command:?}");
+    }
+    let many: Vec<_> = (0..100).map(|index| (normal(index, &small[0]), None)).collect();
+    assert!(is_large(&many));
+}
+
+#[tokio::test]
 async fn an_unreadable_entry_ends_the_apply_and_keeps_what_was_before() {
     let node = Node::new();
     let broken = stream::iter([Ok((entry(0), None)), Err(std::io::Error::other("bad sector"))]);

@@ -13,7 +13,7 @@ use super::http::{Answer, Trouble};
 use crate::history::{Call, Outcome};
 
 /// Codes of HTTP errors that say that nothing was changed, whatever was asked.
-const REFUSALS: [&str; 19] = [
+const REFUSALS: [&str; 20] = [
     "invalid_request",
     "future_revision",
     "duplicate_key",
@@ -28,6 +28,7 @@ const REFUSALS: [&str; 19] = [
     "compacted",
     "condition_failed",
     "too_large",
+    "deletion_too_large",
     "overloaded",
     "corrupt",
     "not_leader",
@@ -102,7 +103,9 @@ pub(super) fn status(call: &Call, status: &Status) -> Outcome {
             Code::ResourceExhausted => {
                 matches!(
                     message,
-                    "etcdserver: too many requests" | "etcdserver: mvcc: database space exceeded"
+                    "etcdserver: too many requests"
+                        | "etcdserver: mvcc: database space exceeded"
+                        | "etcdserver: too much to delete at once; delete smaller ranges"
                 )
             }
             Code::DataLoss => message == "etcdserver: corrupt cluster",
@@ -165,6 +168,7 @@ mod tests {
             (503, "unavailable"),
             (429, "overloaded"),
             (412, "condition_failed"),
+            (413, "deletion_too_large"),
             (404, "lease_not_found"),
             (408, "timeout"),
             (507, "no_space"),
@@ -197,6 +201,7 @@ mod tests {
         for answer in [
             Status::unavailable("etcdserver: no leader"),
             Status::resource_exhausted("etcdserver: too many requests"),
+            Status::resource_exhausted("etcdserver: too much to delete at once; delete smaller ranges"),
             Status::invalid_argument("etcdserver: duplicate key given in txn request"),
             Status::not_found("etcdserver: requested lease not found"),
             Status::out_of_range("etcdserver: mvcc: required revision has been compacted"),

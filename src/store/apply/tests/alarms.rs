@@ -197,3 +197,24 @@ fn a_refusal_by_an_alarm_uses_up_no_token_and_a_known_answer_is_repeated() {
     disarm(&machine, NO_SPACE, 1);
     assert_eq!(machine.run(&later), outcome(3, set(false, 2)));
 }
+
+#[test]
+fn an_expired_token_that_an_alarm_keeps_out_is_forgotten_whole_and_once() {
+    let machine = Machine::new();
+    let tokens = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    for token in tokens {
+        machine.run(&once(token, 0, 10, Command::put("k", "v")));
+    }
+    raise(&machine, NO_SPACE, 1);
+    // The first eight are cleared, the last is asked for again, and one is left.
+    let again = once("9", 1000, 10, Command::put("k", "v"));
+    assert_eq!(machine.run(&again), outcome(11, no_space(1)));
+    assert_eq!((machine.entries(), machine.book()), ((1, 1), (1000, 1)));
+    for _ in 0..2 {
+        assert_eq!(machine.run(&again), outcome(11, no_space(1)));
+        assert_eq!((machine.entries(), machine.book()), ((0, 0), (1000, 0)));
+    }
+    disarm(&machine, NO_SPACE, 1);
+    assert_eq!(machine.run(&again), outcome(12, set(false, 11)));
+    assert_eq!((machine.entries(), machine.book()), ((1, 1), (1000, 1)));
+}
