@@ -26,6 +26,8 @@ use crate::store::{FatalHook, RocksLogStore, StateMachineStore};
 
 /// How long a leader may take to find a successor before it stops.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long writes that are under way may take to end before a node stops.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is checked that Raft still runs.
 const FAILURE_CHECK: Duration = Duration::from_millis(200);
 
@@ -162,7 +164,7 @@ impl Node {
         }
     }
 
-    /// Stops in order: leadership goes to another node, requests in flight end,
+    /// Stops in order: leadership goes to another node, writes and requests in flight end,
     /// Raft stops, the state and the log are written and closed.
     ///
     /// # Errors
@@ -185,6 +187,8 @@ impl Node {
                 None => Ok(()),
             }
         };
+        // While others' appends still come, without which nobody learns what became of them.
+        service.finish_writes(FINISH_TIMEOUT).await;
         // Append streams last as long as a leader, and watches as long as their
         // clients like: they would hold the servers up.
         etcd.close();

@@ -23,7 +23,9 @@ use crate::openraft_network::forward::{ManageError, ManageRequest, ManageRespons
 use crate::openraft_network::transport::{ANY_NODE, CallError, Purpose};
 use crate::openraft_network::wire::JSON;
 use crate::store::data_dir::ClusterId;
-use crate::{Member, NodeId, TypeConfig};
+use crate::{Member, NodeId, StoredMembership, TypeConfig};
+
+type Change = ChangeMembers<NodeId, Member>;
 
 /// How long a peer may take to say who it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -356,7 +358,10 @@ impl Service {
         }
         let introduction = self.probe(id, &addr).await.map_err(|error| unreachable(id, &error))?;
         self.check_newcomer(id, &addr, &introduction)?;
-        let adding = || self.inner.raft.add_learner(id, Member { addr: addr.clone() }, false);
+        let adding = || {
+            let (raft, addr) = (self.inner.raft.clone(), addr.clone());
+            async move { raft.add_learner(id, Member { addr }, false).await }
+        };
         self.committed(adding, "adding the learner").await?;
         self.wait_caught_up(id).await
     }
@@ -389,8 +394,7 @@ impl Service {
         loop {
             self.require_leadership()?;
             let (last, matched) = self.progress_of(id);
-            if let (Some(last), Some(matched)) = (last, matched)
-                && matched + CAUGHT_UP_LAG >= last
+            if lacks_little(matched, last)
                 && self.inner.store.applied_index().load(std::sync::atomic::Ordering::Acquire) > 0
             {
                 return Ok(());
@@ -438,8 +442,7 @@ impl Service {
         if !voters.contains(&self.node_id()) {
             self.hand_over_before_leaving(&voters).await?;
         }
-        let changing = || self.inner.raft.change_membership(voters.clone(), false);
-        self.committed(changing, "changing the membership").await
+        self.change(ChangeMembers::ReplaceAllVoters(voters), "changing the membership").await
     }
 
     /// Passes leadership to a voter that stays. The change itself is then the
@@ -480,7 +483,7 @@ impl Service {
 
     async fn promote_here(&self, id: NodeId) -> Result<(), Error> {
         let membership = self.view().membership;
-        let mut voters: BTreeSet<_> = membership.voter_ids().collect();
+        let mut voters = coming_voters(&membership);
         if voters.contains(&id) {
             return Err(Error::Invalid(format!("node {id} is a voter already")));
         }
@@ -488,7 +491,7 @@ impl Service {
             return Err(Error::NotFound(format!("node {id} is not a member; add it as a learner first")));
         }
         let (last_log_index, matched_index) = self.progress_of(id);
-        if matched_index.unwrap_or(0) + CAUGHT_UP_LAG < last_log_index.unwrap_or(0) {
+        if !lacks_little(matched_index, last_log_index) {
             return Err(Error::CatchUp {
                 message: format!("learner {id} is still catching up; promote it when it has"),
                 matched_index,
@@ -504,16 +507,22 @@ impl Service {
         if membership.get_node(&id).is_none() {
             return Err(Error::NotFound(format!("node {id} is not a member")));
         }
-        let mut voters: BTreeSet<_> = membership.voter_ids().collect();
+        let mut voters = coming_voters(&membership);
         if voters.remove(&id) {
             if voters.is_empty() {
                 return Err(Error::Invalid(format!("node {id} is the last voter and can't be removed")));
             }
             return self.change_voters_here(voters, force).await;
         }
-        let removing =
-            || self.inner.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false);
-        self.committed(removing, "removing the learner").await
+        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id])), "removing the learner").await
+    }
+
+    async fn change(&self, change: Change, what: &str) -> Result<(), Error> {
+        let changing = || {
+            let (raft, change) = (self.inner.raft.clone(), change.clone());
+            async move { raft.change_membership(change, false).await }
+        };
+        self.committed(changing, what).await
     }
 
     /// Passes leadership to `to`, or to whom it suits best.
@@ -583,9 +592,7 @@ impl Service {
             let (last_log_index, matched_index) = self.progress_of(id);
             let purged_index = self.metrics().purged.map(|log_id| log_id.index);
             // What is purged would have to come as a snapshot.
-            if matched_index >= purged_index
-                && matched_index.unwrap_or(0) + CAUGHT_UP_LAG >= last_log_index.unwrap_or(0)
-            {
+            if matched_index >= purged_index && lacks_little(matched_index, last_log_index) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -613,19 +620,29 @@ impl Service {
         }
     }
 
-    /// Proposes `change` and waits until it is committed.
+    /// Proposes `change` and waits until it is committed. It goes on also when nobody waits
+    /// any more: a change of the voters takes two steps, and must not end between them.
     ///
     /// A leader can't change the membership before an entry of its own term is
     /// committed, and with it what its predecessor left. Right after an election,
     /// and so after `init`, that takes a moment, which is waited for here.
     async fn committed<T, F>(&self, change: impl Fn() -> F, what: &str) -> Result<(), Error>
     where
-        F: Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
+        T: Send + 'static,
+        F: Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>> + Send + 'static,
     {
         let deadline = Instant::now() + CHANGE_TIMEOUT;
         let settled_by = Instant::now() + self.inner.options.request_timeout;
         loop {
-            match tokio::time::timeout_at(deadline, change()).await {
+            let going_on = self.inner.runtime.spawn(change());
+            let ended = tokio::time::timeout_at(deadline, going_on).await.map(|ended| {
+                ended.map_err(|error| Error::Internal { node: self.node_id(), reason: error.to_string() })
+            });
+            let result = match ended {
+                Ok(ended) => Ok(ended?),
+                Err(elapsed) => Err(elapsed),
+            };
+            match result {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                     ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
@@ -660,6 +677,17 @@ impl Service {
             }
         }
     }
+}
+
+/// The voters, or those that are to be while a change is under way.
+fn coming_voters(membership: &StoredMembership) -> BTreeSet<NodeId> {
+    membership.membership().get_joint_config().last().cloned().unwrap_or_default()
+}
+
+/// Whether a node that matches the leader's log up to `matched` has as good as all of it.
+/// One that never answered the leader has nothing.
+fn lacks_little(matched: Option<u64>, last: Option<u64>) -> bool {
+    matched.zip(last).is_some_and(|(matched, last)| matched.saturating_add(CAUGHT_UP_LAG) >= last)
 }
 
 fn not_started(addr: &str, reason: &str) -> Error {

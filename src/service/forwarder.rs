@@ -3,6 +3,7 @@
 //! What the leader has done is answered only once it is applied here too: whoever
 //! wrote through this node finds the write in this node's own state (I1).
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ use crate::tasks::{Handle, spawn};
 /// No request is larger than what the leader should read and propose at once.
 const BOUNDS: Bounds = Bounds { enough: 64, writes: 512, bytes: 1 << 20 };
 
+/// How long a leader that was replaced has for answers that it still owes.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// The way of writes to the leader, from a node that does not lead.
 pub(super) fn start(
     transport: Transport,
@@ -28,25 +32,30 @@ pub(super) fn start(
     deadline: Duration,
 ) -> WriteQueue {
     WriteQueue::start(runtime, BOUNDS, move |proposals, waiting| {
-        let leader = view.borrow().leader_addr();
-        send(proposals, waiting, leader, transport.clone(), applied.clone(), deadline)
+        send(proposals, waiting, view.clone(), transport.clone(), applied.clone(), deadline)
     })
 }
 
 async fn send(
     proposals: Vec<Proposal>,
     waiting: Waiting,
-    leader: Option<(NodeId, String)>,
+    view: watch::Receiver<View>,
     transport: Transport,
     applied: watch::Receiver<u64>,
     deadline: Duration,
 ) {
+    let leader = view.borrow().leader_addr();
     let answer = match leader {
         Some((id, _)) if id == transport.node_id() => {
             // Elected meanwhile: the caller tries again and proposes by itself.
             Err(ForwardError::NotLeader { leader: None })
         }
-        Some((id, addr)) => exchange(proposals, id, &addr, &transport, deadline).await,
+        Some((id, addr)) => {
+            let exchange = exchange(proposals, id, &addr, &transport, deadline);
+            unless_deposed(view, id, exchange).await.unwrap_or_else(|| {
+                Err(ForwardError::Unknown(format!("node {id} was replaced as the leader before it answered")))
+            })
+        }
         None => Err(ForwardError::NotLeader { leader: None }),
     };
     match answer {
@@ -98,6 +107,29 @@ async fn exchange(
         }
         Ok(_) => Err(ForwardError::Unknown(format!("node {leader} answered something else"))),
         Err(error) => Err(ForwardError::Unknown(format!("node {leader} answered nonsense: {error}"))),
+    }
+}
+
+/// Waits for what `call` gets from `leader`; gives up once another leader is known. One
+/// that lost its power says nothing on connections that are there, and would be waited for
+/// much longer than it takes to replace it.
+pub(super) async fn unless_deposed<T>(
+    mut view: watch::Receiver<View>,
+    leader: NodeId,
+    call: impl Future<Output = T>,
+) -> Option<T> {
+    let deposed = async {
+        let replaced = view.wait_for(|view| view.leader.is_some_and(|id| id != leader)).await.is_ok();
+        if !replaced {
+            // Raft has stopped, and there will be no other leader.
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        answer = call => Some(answer),
+        () = deposed => None,
     }
 }
 

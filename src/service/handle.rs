@@ -13,6 +13,7 @@ use openraft::metrics::RaftServerMetrics;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{Semaphore, watch};
 
+use super::joint;
 use super::lease::RenewByConsensus;
 use super::lessor;
 use super::member_list::ClientAddrs;
@@ -213,6 +214,7 @@ impl Service {
         let weak = Arc::downgrade(&inner);
         let service = move || weak.upgrade().map(|inner| Self { inner });
         inner.runtime.spawn(lessor::run(service, inner.view.clone(), work));
+        inner.runtime.spawn(joint::run(inner.raft.clone(), inner.view.clone()));
         Self { inner }
     }
 

@@ -98,7 +98,9 @@ impl Service {
                         other @ (ForwardError::NotLeader { .. } | ForwardError::Unavailable(_)) => other,
                     })
                 };
-                let index = self.on_leader(deadline, confirm).await?;
+                let confirmed = tokio::time::timeout_at(deadline, self.on_leader(deadline, confirm)).await;
+                let index = confirmed
+                    .unwrap_or_else(|_| Err(Error::ReadTimeout(self.inner.options.request_timeout)))?;
                 self.wait_applied(index, deadline).await
             }
         }

@@ -27,6 +27,7 @@ pub mod txn;
 
 mod check;
 mod forwarder;
+mod joint;
 mod lease_clock;
 mod lessor;
 mod proposer;

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::forwarder::to_forward_error;
+use super::forwarder::{to_forward_error, unless_deposed};
 use super::handle::{RequestCounters, View};
 use super::leadership::{Leadership, Unconfirmed};
 use crate::openraft_network::Transport;
@@ -139,6 +139,7 @@ impl ReadIndex {
     /// when it was taken.
     async fn confirm(&self) -> Answer {
         let until = Instant::now() + self.inner.deadline;
+        let before = self.inner.raft.metrics().borrow_watched().vote;
         let index = self.committed(until).await?;
         let (vote, membership) = {
             let metrics = self.inner.raft.metrics();
@@ -147,7 +148,8 @@ impl ReadIndex {
         };
         let transport = &self.inner.transport;
         // Another's, if this node has just been deposed: it must not speak for that one.
-        if !vote.is_committed() || vote.leader_id().node_id != transport.node_id() {
+        // Nor may a later vote of its own confirm an index that an earlier one left behind.
+        if vote != before || !vote.is_committed() || vote.leader_id().node_id != transport.node_id() {
             return Err(ForwardError::NotLeader { leader: None });
         }
         let left = until.saturating_duration_since(Instant::now());
@@ -203,12 +205,13 @@ impl ReadIndex {
 
     async fn ask(&self, leader: NodeId, addr: &str) -> Answer {
         let body = ForwardRequest::ReadIndex.encode();
-        let answer = self
-            .inner
-            .transport
-            .call_as(Purpose::Forward, leader, addr, "/forward", FORWARD, body, self.inner.deadline)
-            .await
-            .map_err(|error| to_forward_error(&error))?;
+        let transport = &self.inner.transport;
+        let call =
+            transport.call_as(Purpose::Forward, leader, addr, "/forward", FORWARD, body, self.inner.deadline);
+        let Some(answer) = unless_deposed(self.inner.view.clone(), leader, call).await else {
+            return Err(ForwardError::NotLeader { leader: None });
+        };
+        let answer = answer.map_err(|error| to_forward_error(&error))?;
         match ForwardResponse::decode(answer) {
             Ok(ForwardResponse::ReadIndex(index)) => index,
             Ok(ForwardResponse::Write { .. }) | Err(_) => {

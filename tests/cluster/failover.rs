@@ -85,6 +85,32 @@ async fn nodes_restarted_one_after_the_other_under_load_lose_nothing_acknowledge
     cluster.assert_has_all(&acknowledged).await;
 }
 
+/// A leader that lost its power says nothing on connections that are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_through_a_follower_do_not_wait_for_a_leader_that_fell_silent() {
+    let mut cluster =
+        Builder::new().options(|options| options.request_timeout_ms = Some(600_000)).form(3).await;
+    let old = cluster.leader().await;
+    cluster.put(old, "k", "v").await.ok();
+    let followers: Vec<_> = cluster.ids().into_iter().filter(|id| *id != old).collect();
+    for id in &followers {
+        // So that there are connections.
+        assert_eq!(cluster.get(*id, "k", "linearizable").await.as_deref(), Some("v"));
+        cluster.put(*id, "k", "v").await.ok();
+    }
+    cluster.node(old).pause();
+    let calls = followers.iter().map(|id| {
+        let cluster = &cluster;
+        async move {
+            assert_eq!(cluster.get(*id, "k", "linearizable").await.as_deref(), Some("v"), "node {id}");
+            let answer = cluster.put(*id, "k", "v").await;
+            assert!(matches!(answer.status, 200 | 504), "{}: {}", answer.status, answer.text());
+        }
+    });
+    futures_util::future::join_all(calls).await;
+    cluster.node(old).resume();
+}
+
 /// It builds snapshots and catches up meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_node_that_is_told_to_stop_ends_well() {

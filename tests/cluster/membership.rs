@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::cluster::Builder;
+use crate::support::cluster::{Builder, TestCluster};
 use crate::support::eventually;
 use crate::support::load::Load;
 use crate::support::node::free_addr;
@@ -119,17 +119,63 @@ async fn a_new_majority_that_cannot_be_reached_needs_force() {
         tokio::spawn(
             async move { http.post(&addr, "/change-membership?force=true", &json!([1, 2, 3])).await },
         );
-    eventually("the change has begun", async || {
-        let joint =
-            cluster.http.get(cluster.addr(1), "/metrics").await.json()["membership"]["configs"].clone();
-        if joint.as_array().is_some_and(|sets| sets.len() == 2) { Ok(()) } else { Err(joint.to_string()) }
-    })
-    .await;
+    sets_of_voters(&cluster, 2).await;
     cluster.node(2).start().await;
     forced.await.unwrap().ok();
     assert_eq!(cluster.voters(1).await, [1, 2, 3]);
     cluster.node(3).start().await;
     cluster.settle().await;
+}
+
+/// Waits until node 1 knows so many sets of voters: two during a change, one otherwise.
+async fn sets_of_voters(cluster: &TestCluster, wanted: usize) {
+    eventually("the change is where it should be", async || {
+        let metrics = cluster.http.get(cluster.addr(1), "/metrics").await.ok().json();
+        let sets = metrics["membership"]["configs"].clone();
+        match sets.as_array() {
+            Some(all) if all.len() == wanted => Ok(()),
+            Some(_) | None => Err(sets.to_string()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_voters_ends_though_the_leader_that_began_it_was_killed() {
+    let mut cluster = Builder::new().form(1).await;
+    for id in [2, 3] {
+        cluster.add_node(id).await;
+        cluster.add_learner(1, id).await.ok();
+        // In order, so that it has on disk what it applied, without which it would not vote.
+        assert_eq!(cluster.node(id).terminate().await.0, Some(0));
+    }
+    let (http, addr) = (cluster.http.clone(), cluster.addr(1).to_owned());
+    let begun = tokio::spawn(async move {
+        http.send("POST", &addr, "/change-membership?force=true", &[], json!([1, 2, 3]).to_string()).await
+    });
+    sets_of_voters(&cluster, 2).await;
+    cluster.node(1).kill();
+    assert!(begun.await.unwrap().is_err());
+    for id in [1, 2] {
+        cluster.node(id).start().await;
+    }
+    sets_of_voters(&cluster, 1).await;
+    assert_eq!(cluster.voters(1).await, [1, 2, 3]);
+    cluster.put(1, "k", "v").await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_never_answered_this_leader_is_not_promoted() {
+    let mut cluster = Builder::new().form(3).await;
+    cluster.add_node(4).await;
+    cluster.add_learner(1, 4).await.ok();
+    cluster.node(4).kill();
+    let leader = cluster.leader_among(&[1, 2, 3]).await;
+    let next = [1, 2, 3].into_iter().find(|id| *id != leader).unwrap();
+    let moved = cluster.http.post(cluster.addr(leader), "/v1/leader/transfer", &json!({ "to": next })).await;
+    moved.ok();
+    cluster.http.post(cluster.addr(next), "/v1/members/4/promote", &json!({})).await.error(504, "timeout");
+    assert_eq!(cluster.voters(next).await, [1, 2, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
