@@ -26,6 +26,8 @@ pub mod replica;
 pub mod service;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+#[cfg(not(feature = "simulation"))]
+mod sockets;
 pub mod store;
 mod tasks;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Vocabulary: imported by all, importing only each other.
-const VOCABULARY: [&str; 11] = [
+const VOCABULARY: [&str; 12] = [
     "codec",
     "command",
     "config",
@@ -19,6 +19,7 @@ const VOCABULARY: [&str; 11] = [
     "mutants",
     "raft_types",
     "simulation",
+    "sockets",
     "tasks",
     "telemetry",
 ];

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::server::TcpConnectInfo;
 
 use super::EtcdApi;
+use crate::sockets;
 
 /// The bytes that open every HTTP/2 connection.
 const PREFACE_BYTES: usize = 24;
@@ -221,6 +223,7 @@ async fn connection(
 ) {
     // It only makes small messages slower.
     let _ = stream.set_nodelay(true);
+    sockets::keep_alive(stream.as_fd());
     let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(remote) };
     let received = Arc::new(AtomicUsize::new(0));
     let stream = Socket { stream, received: Arc::clone(&received), has_yielded: false };

@@ -7,6 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Payload};
@@ -19,6 +20,8 @@ use hyper::body::{Body as _, Frame};
 use hyper::{HeaderMap, Method, Request, Response, Uri};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+
+use super::paced;
 
 /// Where the calls are mounted.
 const PREFIX: &str = "/v3";
@@ -38,14 +41,23 @@ pub type EtcdCalls = Arc<dyn Fn(Request<EtcdBody>) -> EtcdAnswer + Send + Sync>;
 
 /// What registers the calls with each worker.
 pub fn routes(calls: EtcdCalls) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + use<> {
+    routes_with(calls, paced::STALL)
+}
+
+/// [`routes`], with the time that a client may take for a slice of a large answer.
+pub(super) fn routes_with(
+    calls: EtcdCalls,
+    stall: Duration,
+) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + use<> {
     move |config| {
         let calls = Arc::clone(&calls);
-        let answer = move |request: HttpRequest, payload: Payload| call(Arc::clone(&calls), request, payload);
+        let answer =
+            move |request: HttpRequest, payload: Payload| call(Arc::clone(&calls), stall, request, payload);
         config.service(web::scope(PREFIX).default_service(web::to(answer)));
     }
 }
 
-async fn call(calls: EtcdCalls, request: HttpRequest, payload: Payload) -> HttpResponse {
+async fn call(calls: EtcdCalls, stall: Duration, request: HttpRequest, payload: Payload) -> HttpResponse {
     let Some(call) = unpack(&request, payload) else {
         return HttpResponse::BadRequest().finish();
     };
@@ -56,10 +68,10 @@ async fn call(calls: EtcdCalls, request: HttpRequest, payload: Payload) -> HttpR
         response.append_header((name.as_str(), value.as_bytes()));
     }
     if body.size_hint().exact().is_none() {
-        return response.streaming(BodyDataStream::new(body));
+        return paced::carried_stream(&request, &mut response, stall, BodyDataStream::new(body));
     }
     match body.collect().await {
-        Ok(whole) => response.body(whole.to_bytes()),
+        Ok(whole) => paced::carried_answer(&request, &mut response, stall, whole.to_bytes()),
         Err(error) => {
             tracing::warn!(%error, "an answer was lost");
             HttpResponse::InternalServerError().finish()

@@ -3,22 +3,24 @@
 //! An answer of some size leaves in slices, so that Actix copies no more than a
 //! slice ahead of the socket, and keeps its request's permit until it is out:
 //! slow readers use up the bound on what is in flight, never the memory. A
-//! reader that takes no slice for [`STALL`] loses its connection, because
-//! otherwise a few such readers would hold all permits for good.
+//! reader that takes no slice for [`STALL`] although there is one loses its
+//! connection, because otherwise a few such readers would hold all permits for good.
 
 use std::cell::Cell;
+use std::error::Error;
+use std::fmt::Display;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::Extensions;
 use actix_web::http::header::ContentType;
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 
@@ -38,12 +40,9 @@ pub(super) const STALL: Duration = Duration::from_secs(30);
 struct Socket(Arc<TcpStream>);
 
 /// Remembers a connection's socket; called once for each connection.
-pub(super) fn remember_socket(connection: &dyn std::any::Any, data: &mut Extensions) {
-    let socket = connection
-        .downcast_ref::<actix_web::rt::net::TcpStream>()
-        .and_then(|stream| stream.as_fd().try_clone_to_owned().ok());
+pub(super) fn remember_socket(socket: BorrowedFd<'_>, data: &mut Extensions) {
     // Without a handle (no descriptor was left) stalled readers are not cut off.
-    if let Some(socket) = socket {
+    if let Ok(socket) = socket.try_clone_to_owned() {
         data.insert(Socket(Arc::new(socket.into())));
     }
 }
@@ -62,15 +61,8 @@ pub(super) fn answer<B: Backend>(
         return Ok(response.body(bytes));
     }
     call.hold(&mut permit, bytes.len())?;
-    let size = BodySize::Sized(bytes.len() as u64);
-    let body = Paced {
-        size,
-        rest: bytes,
-        more: stream::empty(),
-        guard: StallGuard::of(call),
-        _permit: Some(permit),
-    };
-    Ok(response.body(BoxBody::new(body)))
+    let guard = StallGuard::of(&call.request, call.shared.stall);
+    Ok(response.body(BoxBody::new(Paced::whole(bytes, guard, Some(permit)))))
 }
 
 /// [`answer`] with JSON that has been written out already.
@@ -98,22 +90,51 @@ pub(super) fn stream<B: Backend>(
         size: BodySize::Stream,
         rest: first,
         more: Box::pin(more),
-        guard: StallGuard::of(call),
+        guard: StallGuard::of(&call.request, call.shared.stall),
         _permit: Some(permit),
     };
     response.body(BoxBody::new(body))
 }
 
 /// [`stream`] for an answer that goes on for as long as its client likes, which is therefore
-/// no request in flight. It must have something to send more often than the client may stall.
+/// no request in flight.
 pub(super) fn endless<B: Backend>(
     call: &Call<B>,
     response: &mut HttpResponseBuilder,
     first: Bytes,
     more: impl Stream<Item = Result<Bytes, Failure>> + 'static,
 ) -> HttpResponse {
-    let (size, more, guard) = (BodySize::Stream, Box::pin(more), StallGuard::of(call));
+    let guard = StallGuard::of(&call.request, call.shared.stall);
+    let (size, more) = (BodySize::Stream, Box::pin(more));
     response.body(BoxBody::new(Paced { size, rest: first, more, guard, _permit: None }))
+}
+
+/// [`answer`] for a call whose limits are another front's, and which counts as nothing here.
+pub(super) fn carried_answer(
+    request: &HttpRequest,
+    response: &mut HttpResponseBuilder,
+    stall: Duration,
+    bytes: Bytes,
+) -> HttpResponse {
+    if bytes.len() <= SLICE {
+        return response.body(bytes);
+    }
+    response.body(BoxBody::new(Paced::whole(bytes, StallGuard::of(request, stall), None)))
+}
+
+/// [`endless`] for a call of another front, of an answer that is `more`.
+pub(super) fn carried_stream<S, E>(
+    request: &HttpRequest,
+    response: &mut HttpResponseBuilder,
+    stall: Duration,
+    more: S,
+) -> HttpResponse
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin + 'static,
+    E: Display + Into<Box<dyn Error>> + 'static,
+{
+    let (size, guard) = (BodySize::Stream, StallGuard::of(request, stall));
+    response.body(BoxBody::new(Paced { size, rest: Bytes::new(), more, guard, _permit: None }))
 }
 
 struct Paced<S> {
@@ -124,17 +145,32 @@ struct Paced<S> {
     _permit: Option<Permit>,
 }
 
-impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin> MessageBody for Paced<S> {
-    type Error = Failure;
+impl Paced<stream::Empty<Result<Bytes, Failure>>> {
+    fn whole(bytes: Bytes, guard: StallGuard, permit: Option<Permit>) -> Self {
+        let size = BodySize::Sized(bytes.len() as u64);
+        Self { size, rest: bytes, more: stream::empty(), guard, _permit: permit }
+    }
+}
+
+impl<S, E> MessageBody for Paced<S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Display + Into<Box<dyn Error>>,
+{
+    type Error = E;
 
     fn size(&self) -> BodySize {
         self.size
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, E>>> {
         self.guard.progress();
         while self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.more).poll_next(cx)) {
+            let Poll::Ready(next) = Pin::new(&mut self.more).poll_next(cx) else {
+                self.guard.pause();
+                return Poll::Pending;
+            };
+            match next {
                 Some(Ok(chunk)) => self.rest = chunk,
                 Some(Err(failure)) => {
                     tracing::warn!(%failure, "an answer broke off; its connection is aborted");
@@ -148,36 +184,50 @@ impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin> MessageBody for Paced<S> 
     }
 }
 
-/// Cuts a connection off that makes no progress, as long as it exists.
+/// Cuts a connection off whose client takes nothing of what there is, as long as it exists.
 struct StallGuard {
-    slices: Rc<Cell<u64>>,
+    progress: Rc<Progress>,
     watch: Option<actix_web::rt::task::JoinHandle<()>>,
 }
 
+#[derive(Default)]
+struct Progress {
+    /// How often the client has asked for a slice.
+    asked: Cell<u64>,
+    /// Whether there was none yet, so that it is not the client who is waited for.
+    is_paused: Cell<bool>,
+}
+
 impl StallGuard {
-    fn of<B>(call: &Call<B>) -> Self {
-        let slices = Rc::new(Cell::new(0));
-        let watch = call.request.conn_data::<Socket>().map(|socket| {
-            let (socket, slices, stall) = (socket.clone(), Rc::clone(&slices), call.shared.stall);
+    fn of(request: &HttpRequest, stall: Duration) -> Self {
+        let progress = Rc::new(Progress::default());
+        let watch = request.conn_data::<Socket>().map(|socket| {
+            let (socket, progress) = (socket.clone(), Rc::clone(&progress));
             actix_web::rt::spawn(async move {
-                let mut before = slices.get();
+                let mut before = progress.asked.get();
                 loop {
                     tokio::time::sleep(stall).await;
-                    if slices.get() == before {
+                    if progress.asked.get() == before && !progress.is_paused.get() {
                         break;
                     }
-                    before = slices.get();
+                    before = progress.asked.get();
                 }
                 tracing::debug!("a client stopped reading its answer; its connection is aborted");
                 // An error means that the connection is gone, which is what is wanted.
                 let _ = socket.0.shutdown(Shutdown::Both);
             })
         });
-        Self { slices, watch }
+        Self { progress, watch }
     }
 
     fn progress(&self) {
-        self.slices.set(self.slices.get().wrapping_add(1));
+        let Progress { asked, is_paused } = &*self.progress;
+        asked.set(asked.get().wrapping_add(1));
+        is_paused.set(false);
+    }
+
+    fn pause(&self) {
+        self.progress.is_paused.set(true);
     }
 }
 

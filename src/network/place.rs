@@ -93,9 +93,10 @@ pub(super) fn locate(json: &[u8], error: &serde_json::Error) -> Option<String> {
     (!place.is_empty()).then(|| shortened(place))
 }
 
-/// How many objects a JSON text has, which bounds how many values it is read into.
+/// How many objects and lists a JSON text has, which bounds how many values it is read into:
+/// what has fields is read from a list of their values as well.
 pub(super) fn count_objects(json: &[u8]) -> usize {
-    Marks { json, at: 0 }.filter(|mark| matches!(mark, Mark::Byte(b'{'))).count()
+    Marks { json, at: 0 }.filter(|mark| matches!(mark, Mark::Byte(b'{' | b'['))).count()
 }
 
 fn shortened(place: String) -> String {
@@ -221,8 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_counted_outside_of_strings() {
-        assert_eq!(count_objects(br#"{"a{":["{\"{",{},{"b":{}}]}"#), 4);
+    fn objects_and_lists_are_counted_outside_of_strings() {
+        assert_eq!(count_objects(br#"{"a{":["{\"{[",{},{"b":{}}]}"#), 5);
+        assert_eq!(count_objects(b"[null,[],[[]]]"), 4);
     }
 
     proptest! {

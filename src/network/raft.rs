@@ -3,6 +3,7 @@
 //! Actix's request bodies belong to the worker thread that reads them, and Raft
 //! runs on a runtime of its own; bounded channels carry the pieces between them.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use actix_web::web::{self, Bytes, Payload};
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,8 +26,8 @@ use crate::openraft_network::wire::{
 };
 use crate::service::Service;
 
-/// How long the sender of a snapshot may be silent.
-const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the sender of a message or a snapshot may be silent.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Pieces of a stream that may wait between a worker and Raft.
 const PIECES_AHEAD: usize = 16;
 
@@ -138,13 +139,25 @@ fn admit(inbound: &Inbound, request: &HttpRequest) -> Result<Sender, Refusal> {
 }
 
 /// Reads a whole body of bounded size.
-async fn read_body(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, HttpResponse> {
+async fn read_body(request: &HttpRequest, payload: Payload) -> Result<Bytes, HttpResponse> {
     let budget = request.app_data::<web::Data<Budget>>().expect("the budget is registered with the routes");
+    read_whole(budget, payload, PATIENCE).await.map_err(error_response)
+}
+
+/// Puts the pieces of a body together, each of which may take as long as `patience`.
+async fn read_whole<E: Display>(
+    budget: &Budget,
+    mut pieces: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    patience: Duration,
+) -> Result<Bytes, Error> {
     let mut body = Body::new(budget);
-    while let Some(piece) = payload.next().await {
+    loop {
+        let piece = tokio::time::timeout(patience, pieces.next()).await;
         let piece =
-            piece.map_err(|error| error_response(Error::Invalid(format!("the body broke off: {error}"))))?;
-        body.push(&piece).map_err(error_response)?;
+            piece.map_err(|_| Error::Invalid(format!("nothing of the body came for {patience:?}")))?;
+        let Some(piece) = piece else { break };
+        let piece = piece.map_err(|error| Error::Invalid(format!("the body broke off: {error}")))?;
+        body.push(&piece)?;
     }
     // What it is decoded to waits in queues that have bounds of their own.
     Ok(std::mem::take(&mut body.bytes).freeze())
@@ -240,7 +253,7 @@ async fn snapshot(request: HttpRequest, payload: Payload, inbound: web::Data<Inb
         Err(refusal) => return refused(&refusal),
     };
     let (encoding, _) = encoding(&request);
-    answer(encoding, inbound.snapshot(sender, encoding, pump(payload, SNAPSHOT_PATIENCE)).await)
+    answer(encoding, inbound.snapshot(sender, encoding, pump(payload, PATIENCE)).await)
 }
 
 async fn forward(
@@ -313,5 +326,28 @@ async fn peer_status(
     match admit(&inbound, &request) {
         Ok(_) => HttpResponse::Ok().json(service.status()),
         Err(refusal) => refused(&refusal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_stops_arriving_gives_its_share_back() {
+        let budget = Budget(AtomicUsize::new(0));
+        let pieces = || stream::iter(["one", "two"]).map(|piece| Ok::<_, Infallible>(Bytes::from(piece)));
+        let patience = Duration::from_millis(20);
+        assert_eq!(read_whole(&budget, pieces(), PATIENCE).await.unwrap(), "onetwo");
+        let stopped = read_whole(&budget, pieces().chain(stream::pending()), patience).await.unwrap_err();
+        assert_eq!(stopped.to_string(), "nothing of the body came for 20ms");
+        let broken = pieces().map(|_| Err::<Bytes, _>("reset"));
+        let broken = read_whole(&budget, broken, PATIENCE).await.unwrap_err();
+        assert_eq!(broken.to_string(), "the body broke off: reset");
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0);
     }
 }

@@ -3,14 +3,16 @@
 //! Actix runs on threads of its own (one current-thread runtime per worker), so
 //! that neither Raft nor a slow client ever waits for the other's runtime.
 
+use std::any::Any;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::{App, rt, web};
 use tokio::sync::oneshot;
 
@@ -19,6 +21,7 @@ use super::backend::Backend;
 use super::call::Shared;
 use super::paced;
 use super::routes::{Table, unknown_path};
+use crate::sockets;
 
 /// How long an idle connection is kept. Longer than the minute that proxies and
 /// client pools usually wait, so that they close first and no request gets lost.
@@ -174,6 +177,14 @@ pub fn start_peer(
     })
 }
 
+/// Prepares a connection; called once for each.
+fn prepare(connection: &dyn Any, data: &mut Extensions) {
+    if let Some(stream) = connection.downcast_ref::<rt::net::TcpStream>() {
+        sockets::keep_alive(stream.as_fd());
+        paced::remember_socket(stream.as_fd(), data);
+    }
+}
+
 /// Runs a server on a thread of its own until it is told to stop.
 fn run(
     name: &'static str,
@@ -199,7 +210,7 @@ fn run(
             .tcp_nodelay(true)
             .shutdown_timeout(shutdown_seconds)
             .disable_signals()
-            .on_connect(paced::remember_socket)
+            .on_connect(prepare)
             .listen(listener);
             match bound {
                 Ok(server) => {

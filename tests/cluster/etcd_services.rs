@@ -209,6 +209,17 @@ async fn members_come_and_go_through_etcds_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_asked_to_remove_itself_answers_with_the_others() {
+    let cluster = with_grpc().form(3).await;
+    let leader = cluster.leader().await;
+    let gone = (1..=3).find(|id| *id != leader).unwrap();
+    let mut client = cluster_client(&cluster, gone).await;
+    let removed = client.member_remove(pb::MemberRemoveRequest { id: gone }).await.unwrap().into_inner();
+    let left: Vec<_> = removed.members.iter().map(|member| member.id).collect();
+    assert_eq!(left, (1..=3).filter(|id| *id != gone).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_last_voter_can_not_be_removed() {
     let cluster = with_grpc().form(1).await;
     let removed = cluster_client(&cluster, 1).await.member_remove(pb::MemberRemoveRequest { id: 1 }).await;

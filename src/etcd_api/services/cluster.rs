@@ -5,6 +5,7 @@
 //! the cluster's secret, if there is one, as they do everywhere else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::http::uri::Authority;
 use kvorum_etcd_proto::etcdserverpb as pb;
@@ -13,8 +14,12 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::{Context, status};
+use crate::NodeId;
 use crate::error::Error;
 use crate::service::{ClusterMember, Consistency};
+
+/// How long the list after a change waits for the leader.
+const LIST_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct ClusterService {
     context: Arc<Context>,
@@ -34,9 +39,57 @@ impl ClusterService {
         self.context.service().member_list(consistency).await.map_err(|error| status::of(&error))
     }
 
-    /// The members after a change, of which this node may not know yet by itself.
-    async fn members(&self) -> Result<Vec<pb::Member>, Status> {
-        Ok(self.list(Consistency::Linearizable).await?.into_iter().map(member).collect())
+    /// The members after `change`, which is done whether or not they can be listed.
+    async fn members_after(&self, change: Change) -> Vec<pb::Member> {
+        let service = self.context.service();
+        // A node that has removed itself may hear of nothing any more.
+        let listed = if change.removes(service.node_id()) {
+            None
+        } else {
+            let listing = service.member_list(Consistency::Linearizable);
+            tokio::time::timeout(LIST_PATIENCE, listing).await.ok().and_then(Result::ok)
+        };
+        let members = if let Some(members) = listed {
+            members
+        } else {
+            let mut known = service.member_list(Consistency::Local).await.unwrap_or_default();
+            change.make_known(&mut known);
+            known
+        };
+        members.into_iter().map(member).collect()
+    }
+}
+
+/// A change of the members that is committed.
+enum Change {
+    Added(ClusterMember),
+    Promoted(NodeId),
+    Removed(NodeId),
+}
+
+impl Change {
+    fn removes(&self, node: NodeId) -> bool {
+        matches!(self, Self::Removed(id) if *id == node)
+    }
+
+    /// Makes the change to what a node knows that may not have heard of it.
+    fn make_known(self, members: &mut Vec<ClusterMember>) {
+        match self {
+            Self::Added(added) => {
+                if let Some(known) = members.iter_mut().find(|member| member.id == added.id) {
+                    known.is_learner = added.is_learner;
+                } else {
+                    members.push(added);
+                    members.sort_by_key(|member| member.id);
+                }
+            }
+            Self::Promoted(id) => {
+                for member in members.iter_mut().filter(|member| member.id == id) {
+                    member.is_learner = false;
+                }
+            }
+            Self::Removed(id) => members.retain(|member| member.id != id),
+        }
     }
 }
 
@@ -165,8 +218,8 @@ impl Cluster for ClusterService {
         let added = ClusterMember { id, addr, client_addr: None, is_learner: request.is_learner };
         Ok(Response::new(pb::MemberAddResponse {
             header: Some(self.header()),
-            member: Some(member(added)),
-            members: self.members().await?,
+            member: Some(member(added.clone())),
+            members: self.members_after(Change::Added(added)).await,
         }))
     }
 
@@ -175,10 +228,11 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         authorize(&self.context, request.metadata())?;
-        let removed = self.context.service().remove_member(request.into_inner().id, false).await;
+        let id = request.into_inner().id;
+        let removed = self.context.service().remove_member(id, false).await;
         // Only the last voter can't be removed at all.
         removed.map_err(|error| refused(&error, not_enough_started))?;
-        let members = self.members().await?;
+        let members = self.members_after(Change::Removed(id)).await;
         Ok(Response::new(pb::MemberRemoveResponse { header: Some(self.header()), members }))
     }
 
@@ -208,7 +262,8 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         authorize(&self.context, request.metadata())?;
-        match self.context.service().promote(request.into_inner().id).await {
+        let id = request.into_inner().id;
+        match self.context.service().promote(id).await {
             Err(Error::CatchUp { .. }) => {
                 return Err(Status::failed_precondition(
                     "etcdserver: can only promote a learner member which is in sync with leader",
@@ -216,7 +271,7 @@ impl Cluster for ClusterService {
             }
             promoted => promoted.map_err(|error| refused(&error, not_a_learner))?,
         }
-        let members = self.members().await?;
+        let members = self.members_after(Change::Promoted(id)).await;
         Ok(Response::new(pb::MemberPromoteResponse { header: Some(self.header()), members }))
     }
 }
@@ -267,6 +322,24 @@ mod tests {
             addr(&["http://a:1", "http://b:1"]).as_deref().map_err(String::as_str),
             Err("etcdserver: a member has one peer URL only")
         );
+    }
+
+    #[test]
+    fn a_change_is_made_to_what_a_node_knows() {
+        let member = |id, is_learner| {
+            let addr = format!("10.0.0.{id}:2380");
+            ClusterMember { id, addr, client_addr: None, is_learner }
+        };
+        let after = |change: Change| {
+            let mut members = vec![member(1, false), member(3, true)];
+            change.make_known(&mut members);
+            members.iter().map(|member| (member.id, member.is_learner)).collect::<Vec<_>>()
+        };
+        assert_eq!(after(Change::Added(member(2, true))), [(1, false), (2, true), (3, true)]);
+        assert_eq!(after(Change::Added(member(3, false))), [(1, false), (3, false)]);
+        assert_eq!(after(Change::Promoted(3)), [(1, false), (3, false)]);
+        assert_eq!(after(Change::Removed(1)), [(3, true)]);
+        assert_eq!(after(Change::Removed(2)), [(1, false), (3, true)]);
     }
 
     #[test]

@@ -287,6 +287,20 @@ async fn a_dropped_server_is_gone() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn clients_that_vanish_are_noticed() {
+    let fixture = Fixture::new();
+    let client = TcpStream::connect(fixture.addr()).await.unwrap();
+    let addr = client.local_addr().unwrap();
+    let noticing = async {
+        while !crate::sockets::is_kept_alive(fixture.addr(), addr) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, noticing).await.unwrap();
+}
+
 #[tokio::test]
 async fn deadlines_of_callers_are_kept_and_outcomes_counted() {
     let fixture = Fixture::new();

@@ -165,9 +165,11 @@ fn what_a_body_is_read_into_counts_as_in_flight() {
     let t = Fixture::with(&options, Memory::default());
     let small = format!(r#"{{"then":[{}{{}}]}}"#, r#"{"txn":{}},"#.repeat(20_000));
     t.call("POST", "/v1/txn", &small).error(429, "overloaded");
+    let lists = format!(r#"{{"then":[{}{{}}]}}"#, "[null,null,null,[]],".repeat(20_000));
+    t.call("POST", "/v1/txn", &lists).error(429, "overloaded");
     t.call("POST", "/v1/batch", &puts(10_000)).error(429, "overloaded");
     assert_eq!(t.call("POST", "/v1/batch", &puts(500)).status, 200);
-    let braces = "{".repeat(100_000);
+    let braces = "{[".repeat(50_000);
     let body = batch(&json!([{"put": {"key": "k", "value": braces}}]));
     assert_eq!(t.call("POST", "/v1/batch", &body).status, 200, "those of a value are no objects");
 }

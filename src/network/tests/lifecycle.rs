@@ -14,7 +14,7 @@ use crate::network::{HttpOptions, bind, start, start_peer};
 
 /// Waits until `condition` holds.
 #[track_caller]
-fn eventually(condition: impl Fn() -> bool) {
+pub(super) fn eventually(condition: impl Fn() -> bool) {
     let begin = Instant::now();
     while !condition() {
         assert!(begin.elapsed() < Duration::from_secs(30), "it never came true");
@@ -190,6 +190,15 @@ fn a_listener_can_be_bound_inside_and_outside_a_runtime() {
         let taken = listener.local_addr().unwrap();
         assert!(bind(taken).is_err(), "a port that is served can't be bound again");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn clients_that_vanish_are_noticed() {
+    let t = Fixture::new();
+    let client = t.client();
+    let addr = client.stream().local_addr().unwrap();
+    eventually(|| crate::sockets::is_kept_alive(t.addr(), addr));
 }
 
 fn raft(config: &mut web::ServiceConfig) {
