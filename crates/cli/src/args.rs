@@ -133,8 +133,9 @@ pub(crate) struct ClientArgs {
     /// The same as -o json
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// How long the command may take: 500ms, 10s, 2m [default: 10s; member add and
-    /// snapshot: 5m; watch, lock, elect and import, for each call: 1m]
+    /// How long the command may take: 500ms, 10s, 2m; of scan, export, snapshot, watch,
+    /// lock, elect and import each call, of lease keep-alive the first one
+    /// [default: 10s; member add and snapshot: 5m; watch, lock, elect and import: 1m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<Duration>,
     #[command(flatten)]

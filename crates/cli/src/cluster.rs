@@ -278,11 +278,11 @@ pub(crate) async fn leader(args: LeaderArgs, io: &mut Io<'_>) -> Result<(), Fail
 pub(crate) async fn snapshot(args: SnapshotArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     let client = args.client.client_within(ADD_TIMEOUT)?;
     let mut rows = Vec::new();
-    let mut failed = None;
+    let mut failures = Vec::new();
     for endpoint in client.endpoints() {
         match client.only(endpoint)?.snapshot().await {
             Ok(snapshot) => rows.push((endpoint, snapshot)),
-            Err(error) => failed = Some(error),
+            Err(error) => failures.push((endpoint, error)),
         }
     }
     if args.client.output == Format::Json {
@@ -299,7 +299,15 @@ pub(crate) async fn snapshot(args: SnapshotArgs, io: &mut Io<'_>) -> Result<(), 
         });
         io.rows(args.client.output, &["ENDPOINT", "LOG INDEX", "SNAPSHOT"], rows.collect())?;
     }
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    // What was printed belongs before what went wrong.
+    io.out.flush()?;
+    let mut exit = None;
+    for (endpoint, error) in failures {
+        let failure = Failure::from(error).at(endpoint);
+        let _ = failure.print(io.err, args.client.output);
+        exit = exit.or(Some(failure.exit()));
+    }
+    exit.map_or(Ok(()), |exit| Err(Failure::Quiet(exit)))
 }
 
 pub(crate) async fn init(args: InitArgs, io: &mut Io<'_>) -> Result<(), Failure> {

@@ -95,10 +95,8 @@ async fn to_file(mut scan: Scan, path: &Path, io: &mut Io<'_>) -> Result<Exporte
     let cannot = |error: io::Error| {
         Failure::new(Exit::Failed, "output", format!("cannot write {}: {error}", path.display()))
     };
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".unfinished");
-    let file = Unfinished { path: PathBuf::from(unfinished) };
-    let mut out = BufWriter::new(File::create(&file.path).map_err(cannot)?);
+    let (unfinished, file) = Unfinished::create(path).map_err(cannot)?;
+    let mut out = BufWriter::new(file);
     let mut exported = Exported::default();
     let mut progress = Progress::default();
     if io.err_is_terminal {
@@ -112,19 +110,46 @@ async fn to_file(mut scan: Scan, path: &Path, io: &mut Io<'_>) -> Result<Exporte
     progress.clear(io);
     exported.revision = scan.revision();
     let written = out.into_inner().map_err(io::IntoInnerError::into_error).map_err(cannot)?;
-    written.sync_all().and_then(|()| std::fs::rename(&file.path, path)).map_err(cannot)?;
+    written.sync_all().and_then(|()| unfinished.rename(path)).map_err(cannot)?;
     Ok(exported)
 }
 
 /// A file that is of no use unless it was renamed.
 struct Unfinished {
     path: PathBuf,
+    renamed: bool,
+}
+
+impl Unfinished {
+    /// Creates it beside `path`, under a name that no other export writes to.
+    fn create(path: &Path) -> io::Result<(Self, File)> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".unfinished-{}", std::process::id()));
+        loop {
+            match File::create_new(&name) {
+                Ok(file) => return Ok((Self { path: name.into(), renamed: false }, file)),
+                // Ids of processes come again, and containers have the same ones.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => name.push("-"),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives it its name, so that it has it after a power cut too.
+    fn rename(mut self, path: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        self.renamed = true;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // It is gone if it was renamed.
-        let _ = std::fs::remove_file(&self.path);
+        // By then the name may be another's.
+        if !self.renamed {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

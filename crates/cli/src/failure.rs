@@ -90,6 +90,19 @@ impl Failure {
         self
     }
 
+    /// The same failure, of one endpoint out of several.
+    #[must_use]
+    pub(crate) fn at(mut self, endpoint: &str) -> Self {
+        if let Self::Report(report) = &mut self {
+            // What is said about connections names it already.
+            if !report.message.contains(endpoint) {
+                report.message = format!("{endpoint}: {}", report.message);
+            }
+            report.details.insert("endpoint".to_owned(), endpoint.into());
+        }
+        self
+    }
+
     /// The process's exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -164,6 +177,10 @@ impl From<Error> for Failure {
                     (Exit::Failed, Some("wait until it has ended, then repeat"))
                 }
                 "idempotency_mismatch" => (Exit::Failed, Some("use a new --idempotency-key for each write")),
+                "answer_lost" => (
+                    Exit::Failed,
+                    Some("it was carried out, only its answer is missing: read the keys, do not repeat it"),
+                ),
                 _ => (Exit::Failed, None),
             },
             Error::LeaseLost { .. } => (
@@ -224,6 +241,7 @@ mod tests {
             (api("lease_not_found"), Exit::NotFound),
             (api("unauthorized"), Exit::Failed),
             (api("compacted"), Exit::Failed),
+            (api("answer_lost"), Exit::Failed),
             (Error::Unavailable { message: message() }, Exit::Unavailable),
             (Error::Transport { message: message() }, Exit::Unavailable),
             (Error::Timeout { message: message(), details: Map::new() }, Exit::Unavailable),
@@ -269,6 +287,29 @@ mod tests {
         let json: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(json["error"]["code"], "condition_failed");
         assert_eq!(json["error"]["details"], json!({ "mod_revision": 4, "revision": 9 }));
+    }
+
+    #[test]
+    fn a_write_whose_answer_is_lost_is_said_to_be_carried_out() {
+        let mut text = Vec::new();
+        Failure::from(api("answer_lost")).print(&mut text, Format::Text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("error: m\nhint: it was carried out"), "{text}");
+    }
+
+    #[test]
+    fn the_endpoint_of_a_failure_is_named_once() {
+        let cases = [("m", "error: a:1: m\n"), ("nothing from a:1", "error: nothing from a:1\n")];
+        for (said, shown) in cases {
+            let failure = || Failure::new(Exit::Failed, "c", said).at("a:1");
+            let mut text = Vec::new();
+            failure().print(&mut text, Format::Text).unwrap();
+            assert_eq!(String::from_utf8(text).unwrap(), shown);
+            let mut out = Vec::new();
+            failure().print(&mut out, Format::Json).unwrap();
+            let json: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(json["error"]["details"], json!({ "endpoint": "a:1" }));
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Single keys: put, get, delete.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+
 use bytes::Bytes;
 use reqwest::Method;
 use reqwest::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
@@ -201,6 +203,13 @@ pub(crate) fn keyed_call(method: Method, path: String, token: Option<&str>) -> R
     })?;
     let call = Call::new(method, path, Effect::RepeatableWrite);
     Ok(call.header(HeaderName::from_static("idempotency-key"), value))
+}
+
+/// An idempotency key that no other write has.
+pub(crate) fn new_idempotency_key() -> String {
+    // The keys of the standard library's hashes come from the system's randomness.
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
 }
 
 /// The path of a key, slashes encoded too, so that no key is a path of its own.

@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use crate::error::strange;
 use crate::{
-    Client, Compare, Error, EventKind, Get, Item, ListOptions, Operation, Put, Range, Session, SortBy, Txn,
-    WatchMessage, WatchOptions,
+    Client, Compare, Error, EventKind, Get, Item, ListOptions, Operation, Put, Range, Relation, Session,
+    SortBy, Target, Txn, WatchMessage, WatchOptions,
 };
 
 /// A lock that is held, or a leadership that was won, for as long as its session lives.
@@ -55,7 +55,10 @@ impl Session {
         if candidate.first {
             return Ok(Some(candidate.held));
         }
-        let leave = Txn::new().then(Operation::delete(Range::Key(candidate.held.key)));
+        // A later hold of this session has the same key, but another create revision.
+        let Held { key, revision } = candidate.held;
+        let own = Compare::new(&key, Relation::Equal, Target::CreateRevision(revision));
+        let leave = Txn::new().when(own).then(Operation::delete(Range::Key(key)));
         self.client().repeatable_txn(&leave).await?;
         Ok(None)
     }
@@ -89,8 +92,8 @@ impl Session {
             keys_only: true,
             ..Get::default()
         });
-        // Repeated after a lost answer it finds the key that it has created itself:
-        // no other lease can have created it.
+        // A session that has entered before finds the key that it has created itself: no
+        // other lease can have created it.
         let txn = Txn::new()
             .when(Compare::absent(&key))
             .then(Operation::Put(put))

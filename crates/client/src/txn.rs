@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::call::{Answer, Call, Effect};
 use crate::error::strange;
 use crate::item::{ItemBody, decode_items, insert_shorter};
-use crate::kv::keyed_call;
+use crate::kv::{keyed_call, new_idempotency_key};
 use crate::query::Query;
 use crate::{Client, Consistency, Error, Item, Range};
 
@@ -395,10 +395,11 @@ impl Client {
         self.carry_out(txn_call(&options)?.document(document.into())).await
     }
 
-    /// A transaction that, carried out twice, does no more than once.
+    /// A transaction that is repeated when its answer is lost. It has an idempotency
+    /// key, so that a copy which arrives when the keys have changed again does nothing.
     pub(crate) async fn repeatable_txn(&self, txn: &Txn) -> Result<TxnAnswer, Error> {
-        let call = txn_call(&TxnOptions::default())?.with_effect(Effect::RepeatableWrite);
-        self.carry_out(call.json(&txn.json())).await
+        let options = TxnOptions { idempotency_key: Some(new_idempotency_key()), ..TxnOptions::default() };
+        self.txn(txn, options).await
     }
 
     async fn carry_out(&self, call: Call) -> Result<TxnAnswer, Error> {

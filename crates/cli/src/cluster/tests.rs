@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::parse_voter;
 use crate::failure::Exit;
-use crate::testing::Captured;
+use crate::testing::{Captured, parse};
 
 async fn run(steps: Vec<Step>, line: &[&str]) -> (Exit, Captured, Vec<String>) {
     let node = Scripted::steps(steps).await;
@@ -90,6 +90,32 @@ async fn snapshot_lists_what_each_endpoint_built() {
     let (_, captured, _) = run(vec![Step::reply(200, body)], &["snapshot", "-o", "json"]).await;
     let shown: Value = serde_json::from_str(captured.out()).unwrap();
     assert_eq!(shown["snapshots"][0]["log_id"]["index"], 42);
+}
+
+#[tokio::test]
+async fn snapshot_tells_each_endpoint_that_failed_and_exits_by_the_first() {
+    let refusing = Scripted::steps([Step::error(401, "unauthorized")]).await;
+    let built = Scripted::steps([Step::reply(200, r#"{"snapshot_id":"s-1","log_id":null}"#)]).await;
+    let silent = Scripted::steps([Step::error(504, "outcome_unknown")]).await;
+    let endpoints = [&refusing, &built, &silent].map(Scripted::addr).join(",");
+    let failed = [(&refusing, "unauthorized"), (&silent, "outcome_unknown")];
+
+    let mut captured = Captured::default();
+    let command = parse(&["snapshot", "--endpoints", &endpoints]).unwrap();
+    assert_eq!(crate::run_with(command, clap::Command::default, &mut captured.io()).await, Exit::Failed);
+    assert_eq!(captured.out().lines().count(), 2, "{}", captured.out());
+    let told: Vec<_> = captured.err().lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(told, failed.map(|(node, code)| format!("error: {}: {code}", node.addr())));
+
+    let mut captured = Captured::default();
+    let command = parse(&["snapshot", "--endpoints", &endpoints, "--json"]).unwrap();
+    assert_eq!(crate::run_with(command, clap::Command::default, &mut captured.io()).await, Exit::Failed);
+    let told: Vec<Value> = captured.err().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = told
+        .iter()
+        .map(|told| (told["error"]["details"]["endpoint"].as_str(), told["error"]["code"].as_str()))
+        .collect();
+    assert_eq!(told, failed.map(|(node, code)| (Some(node.addr()), Some(code))));
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! `export` over several pages, to the output and into a file.
 
-use kvorum_scripted::{Scripted, Step};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kvorum_scripted::{Request, Scripted, Step};
 use serde_json::json;
 
 use super::*;
@@ -26,6 +30,22 @@ fn two_pages() -> [Step; 2] {
 const LINES: &str = "{\"key\":\"a\",\"value_base64\":\"/w==\"}\n{\"key\":\"b\\n\",\"value_base64\":\"/w==\"}\n\
                      {\"key\":\"c\",\"value_base64\":\"/w==\"}\n";
 
+/// An empty folder of a test's own.
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("kvorum-export-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir(&path).unwrap();
+    path
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 #[tokio::test]
 async fn each_key_is_a_line_and_leases_are_warned_of() {
     let node = Scripted::steps(two_pages()).await;
@@ -39,23 +59,73 @@ async fn each_key_is_a_line_and_leases_are_warned_of() {
 
 #[tokio::test]
 async fn a_file_is_there_when_it_is_whole_and_not_before() {
-    let path = std::env::temp_dir().join(format!("kvorum-export-{}", std::process::id()));
+    let folder = folder("whole");
+    let path = folder.join("f");
     let line = ["export", "--out", path.to_str().unwrap(), "--json"];
     let failing = Scripted::steps([two_pages()[0].clone(), Step::error(410, "compacted")]).await;
     let mut captured = Captured::default();
     assert_eq!(captured.run(&failing, &line).await, Exit::Failed);
-    let mut unfinished = path.clone().into_os_string();
-    unfinished.push(".unfinished");
-    assert!(!path.exists() && !Path::new(&unfinished).exists());
+    assert!(names(&folder).is_empty());
 
     let node = Scripted::steps(two_pages()).await;
     let mut captured = Captured::default();
     assert_eq!(captured.run(&node, &line).await, Exit::Done);
-    let written = std::fs::read_to_string(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
-    assert_eq!(written, LINES);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), LINES);
     assert_eq!(captured.out(), "{\"exported\":3,\"leased\":1,\"revision\":5}\n");
-    assert!(!Path::new(&unfinished).exists());
+    assert_eq!(names(&folder), ["f"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn exports_that_overlap_do_not_write_into_each_others_file() {
+    let folder = folder("overlap");
+    let path = folder.join("f");
+    let line = ["export", "--out", path.to_str().unwrap()];
+    let overtaken = Arc::new(AtomicBool::new(false));
+    let may_end = Arc::clone(&overtaken);
+    let [first_page, last_page] = two_pages();
+    let slow = Scripted::start(move |request: &Request| {
+        if !request.target.contains("cursor=") {
+            first_page.clone()
+        } else if may_end.load(Ordering::Relaxed) {
+            last_page.clone()
+        } else {
+            Step::error(503, "unavailable")
+        }
+    })
+    .await;
+    let quick = Scripted::steps([page(&[("z", None)], None)]).await;
+    let (mut first, mut second) = (Captured::default(), Captured::default());
+    let overtaking = async {
+        while slow.requests().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let exit = second.run(&quick, &line).await;
+        let written = std::fs::read_to_string(&path).unwrap();
+        overtaken.store(true, Ordering::Relaxed);
+        (exit, written)
+    };
+    let (slow_exit, (quick_exit, quick_file)) = tokio::join!(first.run(&slow, &line), overtaking);
+    assert_eq!((slow_exit, quick_exit), (Exit::Done, Exit::Done));
+    assert_eq!(quick_file, "{\"key\":\"z\",\"value_base64\":\"/w==\"}\n");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), LINES);
+    assert_eq!(names(&folder), ["f"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_killed_export_left_behind_is_in_nobodys_way() {
+    let folder = folder("leftover");
+    let path = folder.join("f");
+    let leftover = format!("f.unfinished-{}", std::process::id());
+    std::fs::write(folder.join(&leftover), "left").unwrap();
+    let node = Scripted::steps(two_pages()).await;
+    let line = ["export", "--out", path.to_str().unwrap()];
+    assert_eq!(Captured::default().run(&node, &line).await, Exit::Done);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), LINES);
+    assert_eq!(std::fs::read_to_string(folder.join(&leftover)).unwrap(), "left");
+    assert_eq!(names(&folder), ["f", leftover.as_str()]);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[tokio::test]

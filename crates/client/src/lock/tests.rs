@@ -1,6 +1,7 @@
 //! Locks and elections against a scripted node: who gets them, who waits for
 //! whom, and what is sent for it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +30,19 @@ fn deleted(revision: i64, key: &str) -> Step {
     let created = ("created", revision - 1, json!({ "revision": revision - 1 }));
     let change = ("change", revision, json!({ "revision": revision, "events": [event] }));
     Step::events(&[created, change], true)
+}
+
+fn left(revision: i64) -> Step {
+    let results = json!([{ "delete": { "revision": revision, "deleted": 1 } }]);
+    Step::reply(200, json!({ "revision": revision, "succeeded": true, "results": results }).to_string())
+}
+
+/// What must be sent to leave the queue in which the key was created at `revision`.
+fn leave(revision: i64) -> Value {
+    json!({
+        "compare": [{ "key": "l/ab1", "target": "create_revision", "relation": "=", "number": revision }],
+        "then": [{ "delete": { "key": "l/ab1" } }],
+    })
 }
 
 /// A node that grants lease 0xab1 and takes these steps for everything else but renewals.
@@ -161,14 +175,28 @@ async fn a_lost_answer_is_asked_for_again_and_finds_the_own_key() {
 
 #[tokio::test]
 async fn a_lock_that_is_held_is_not_waited_for_by_try_lock() {
-    let gone = Step::reply(
-        200,
-        r#"{"revision":10,"succeeded":true,"results":[{"delete":{"revision":10,"deleted":1}}]}"#,
-    );
-    let (node, client) = node([entered(9, &item("l/1", 3)), gone]).await;
+    let (node, client) = node([entered(9, &item("l/1", 3)), left(10)]).await;
     assert_eq!(session(&client).await.try_lock("l").await, Ok(None));
     let body: Value = serde_json::from_slice(&node.requests()[2].body).unwrap();
-    assert_eq!(body, json!({ "then": [{ "delete": { "key": "l/ab1" } }] }));
+    assert_eq!(body, leave(9));
+}
+
+#[tokio::test]
+async fn a_late_copy_of_what_try_lock_sent_cannot_touch_a_later_hold() {
+    let steps = [entered(9, &item("l/1", 3)), Step::Close, left(10), entered(12, &item("l/ab1", 12))];
+    let (node, client) = node(steps).await;
+    let session = session(&client).await;
+    assert_eq!(session.try_lock("l").await, Ok(None));
+    assert_eq!(session.try_lock("l").await, Ok(Some(held(12))));
+    let sent = node.requests();
+    // Any copy of the leave, whenever it arrives, spares the key that was created at 12.
+    for copy in &sent[2..=3] {
+        assert_eq!(serde_json::from_slice::<Value>(&copy.body).unwrap(), leave(9));
+    }
+    // And each is known again as the write that it copies, as are those of the enters.
+    let keys: Vec<_> = sent[1..].iter().map(|request| request.header("idempotency-key").unwrap()).collect();
+    assert_eq!((keys.len(), keys[1]), (4, keys[2]));
+    assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 3, "{keys:?}");
 }
 
 #[tokio::test]
