@@ -357,6 +357,13 @@ impl DB {
     /// There is none.
     pub fn cancel_all_background_work(&self, _wait: bool) {}
 
+    /// Takes a family away. Its entries stay where nobody finds them: only a database whose
+    /// folder goes is treated so.
+    pub fn drop_cf(&mut self, name: &str) -> Result<(), Error> {
+        self.families.retain(|family| &*family.0 != name);
+        Ok(())
+    }
+
     /// Nothing is deleted.
     pub fn disable_file_deletions(&self) -> Result<(), Error> {
         Ok(())
