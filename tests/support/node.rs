@@ -60,7 +60,8 @@ pub(crate) struct TestNode {
 pub(crate) fn free_addr() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u32 = 12_000;
-    const COUNT: u32 = 20_000;
+    // Those that follow are the torture's.
+    const COUNT: u32 = 8_000;
     loop {
         let nth = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
         // Test binaries that run side by side begin at different places.
