@@ -31,10 +31,8 @@ type Change = ChangeMembers<NodeId, Member>;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a change of the membership may take to commit.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a hand-over of leadership may take.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between looks at a learner's progress.
-const POLL: Duration = Duration::from_millis(20);
+/// Pause between looks at a node's progress.
+pub(super) const POLL: Duration = Duration::from_millis(20);
 /// A learner this many entries behind counts as caught up: it receives new
 /// entries as they come, and a busy leader's last index never stands still.
 const CAUGHT_UP_LAG: u64 = 1_000;
@@ -163,6 +161,22 @@ impl Service {
         })
     }
 
+    /// Asks a member who it is, where the membership says that it is.
+    pub(super) async fn probe_member(&self, id: NodeId) -> Result<Introduction, CallError> {
+        let membership = self.view().membership;
+        let addr = membership.get_node(&id).map(|member| member.addr.clone()).unwrap_or_default();
+        self.probe(id, &addr).await
+    }
+
+    /// Those of `members` that answer, and this node.
+    pub(super) async fn reachable_among(&self, members: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let mine = self.node_id();
+        let probes = members
+            .iter()
+            .map(|id| async move { (*id == mine || self.probe_member(*id).await.is_ok()).then_some(*id) });
+        join_all(probes).await.into_iter().flatten().collect()
+    }
+
     /// Asks whichever node is at `addr` who it is.
     ///
     /// # Errors
@@ -222,21 +236,6 @@ impl Service {
     /// reachable and `force` is off.
     pub async fn remove_member(&self, id: NodeId, force: bool) -> Result<(), Error> {
         self.manage(ManageRequest::RemoveMember { id, force }).await.map(|_| ())
-    }
-
-    /// Hands leadership to `to`, or to the most up-to-date other voter.
-    ///
-    /// # Errors
-    /// When there is no such voter or it does not take over in time.
-    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, Error> {
-        match self.manage(ManageRequest::TransferLeader { to }).await? {
-            ManageResponse::Leader(id) => Ok(id),
-            other @ (ManageResponse::Done
-            | ManageResponse::Replication { .. }
-            | ManageResponse::Failed(_)) => {
-                Err(Error::Internal { node: self.node_id(), reason: format!("unexpected answer {other:?}") })
-            }
-        }
     }
 
     /// Carries a management call out here or on the leader.
@@ -328,7 +327,7 @@ impl Service {
         Ok(ManageResponse::Done)
     }
 
-    fn require_leadership(&self) -> Result<(), Error> {
+    pub(super) fn require_leadership(&self) -> Result<(), Error> {
         let view = self.inner.view.borrow();
         if view.state == ServerState::Leader {
             return Ok(());
@@ -413,7 +412,7 @@ impl Service {
     }
 
     /// The leader's last log index and how far node `id` matches it.
-    fn progress_of(&self, id: NodeId) -> (Option<u64>, Option<u64>) {
+    pub(super) fn progress_of(&self, id: NodeId) -> (Option<u64>, Option<u64>) {
         let metrics = self.metrics();
         let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
         (metrics.last_log_index, matched.map(|log_id| log_id.index))
@@ -461,18 +460,11 @@ impl Service {
     }
 
     async fn require_reachable_majority(&self, voters: &BTreeSet<NodeId>) -> Result<(), Error> {
-        let membership = self.view().membership;
-        let mine = self.node_id();
-        let probes = voters.iter().map(|id| {
-            let addr = membership.get_node(id).map(|member| member.addr.clone()).unwrap_or_default();
-            async move { (*id, *id == mine || self.probe(*id, &addr).await.is_ok()) }
-        });
-        let (reachable, missing): (Vec<_>, Vec<_>) =
-            join_all(probes).await.into_iter().partition(|(_, is_reachable)| *is_reachable);
+        let reachable = self.reachable_among(voters).await;
         if reachable.len() > voters.len() / 2 {
             return Ok(());
         }
-        let missing: Vec<_> = missing.into_iter().map(|(id, _)| id).collect();
+        let missing: Vec<_> = voters.difference(&reachable).collect();
         Err(Error::Conflict {
             code: "unreachable_majority",
             message: format!(
@@ -525,101 +517,6 @@ impl Service {
         self.committed(changing, what).await
     }
 
-    /// Passes leadership to `to`, or to whom it suits best.
-    async fn transfer_here(&self, to: Option<NodeId>) -> Result<NodeId, Error> {
-        let mine = self.node_id();
-        let membership = self.view().membership;
-        let others: BTreeSet<_> = membership.voter_ids().filter(|id| *id != mine).collect();
-        let to = match to {
-            Some(to) if to == mine => return Ok(mine),
-            Some(to) if !others.contains(&to) => {
-                return Err(Error::Conflict {
-                    code: "not_a_voter",
-                    message: format!("node {to} is not a voter; only a voter can lead"),
-                });
-            }
-            Some(to) => to,
-            None => self.successor_among(&others).await?,
-        };
-        self.ready_to_lead(to).await?;
-        let triggered = self.inner.raft.trigger().transfer_leader(to).await;
-        triggered.map_err(|fatal| Error::Internal { node: mine, reason: fatal.to_string() })?;
-        let mut view = self.inner.view.clone();
-        let changed = view.wait_for(|view| view.leader == Some(to));
-        match tokio::time::timeout(TRANSFER_TIMEOUT, changed).await {
-            Ok(Ok(_)) => Ok(to),
-            Ok(Err(_)) => Err(Error::Internal { node: mine, reason: "Raft has stopped".to_owned() }),
-            Err(_) => Err(Error::StillRunning(format!(
-                "node {to} did not take over within {TRANSFER_TIMEOUT:?}; it may be down or behind"
-            ))),
-        }
-    }
-
-    /// The node that answers and has caught up best.
-    async fn successor_among(&self, voters: &BTreeSet<NodeId>) -> Result<NodeId, Error> {
-        if voters.is_empty() {
-            return Err(Error::Conflict {
-                code: "not_a_voter",
-                message: "there is no other voter that could lead".to_owned(),
-            });
-        }
-        let membership = self.view().membership;
-        let probes = voters.iter().map(|id| {
-            let addr = membership.get_node(id).map(|member| member.addr.clone()).unwrap_or_default();
-            async move { self.probe(*id, &addr).await.is_ok().then_some(*id) }
-        });
-        let reachable = join_all(probes).await.into_iter().flatten();
-        let replication = self.metrics().replication.unwrap_or_default();
-        reachable.max_by_key(|id| replication.get(id).copied().flatten()).ok_or_else(|| Error::Conflict {
-            code: "unreachable_successor",
-            message: format!("none of the voters {voters:?} answers, one of which would have to lead"),
-        })
-    }
-
-    /// Waits until node `id` answers and lacks little of the log. While leadership moves
-    /// nothing is written, and with a node that can't take over that lasts until an
-    /// election has found another one.
-    async fn ready_to_lead(&self, id: NodeId) -> Result<(), Error> {
-        let membership = self.view().membership;
-        let addr = membership.get_node(&id).map(|member| member.addr.clone()).unwrap_or_default();
-        let deadline = Instant::now() + TRANSFER_TIMEOUT;
-        loop {
-            self.require_leadership()?;
-            self.probe(id, &addr).await.map_err(|error| Error::Conflict {
-                code: "unreachable_successor",
-                message: format!("{error}, so it can't take over; start it first, or choose another node"),
-            })?;
-            let (last_log_index, matched_index) = self.progress_of(id);
-            let purged_index = self.metrics().purged.map(|log_id| log_id.index);
-            // What is purged would have to come as a snapshot.
-            if matched_index >= purged_index && lacks_little(matched_index, last_log_index) {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(Error::CatchUp {
-                    message: format!(
-                        "node {id} is too far behind to take over; wait until it has caught up, or choose another node"
-                    ),
-                    matched_index,
-                    last_log_index,
-                });
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Hands leadership over if this node leads and another voter could; used
-    /// before a shutdown and never fails it.
-    pub async fn resign(&self) {
-        if !self.is_leader() {
-            return;
-        }
-        match self.transfer_here(None).await {
-            Ok(id) => tracing::info!(leader = id, "handed leadership over"),
-            Err(error) => tracing::info!(%error, "stopping without handing leadership over"),
-        }
-    }
-
     /// Proposes `change` and waits until it is committed. It goes on also when nobody waits
     /// any more: a change of the voters takes two steps, and must not end between them.
     ///
@@ -635,27 +532,19 @@ impl Service {
         let settled_by = Instant::now() + self.inner.options.request_timeout;
         loop {
             let going_on = self.inner.runtime.spawn(change());
-            let ended = tokio::time::timeout_at(deadline, going_on).await.map(|ended| {
-                ended.map_err(|error| Error::Internal { node: self.node_id(), reason: error.to_string() })
-            });
-            let result = match ended {
-                Ok(ended) => Ok(ended?),
-                Err(elapsed) => Err(elapsed),
+            let Ok(ended) = tokio::time::timeout_at(deadline, going_on).await else {
+                return Err(Error::StillRunning(format!(
+                    "{what} did not commit within {CHANGE_TIMEOUT:?}; it goes on and may still do so, see GET /v1/members"
+                )));
             };
-            match result {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            let internal = |reason: String| Error::Internal { node: self.node_id(), reason };
+            match ended.map_err(|error| internal(error.to_string()))? {
+                Ok(_) => return Ok(()),
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                     ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
-                )))) if Instant::now() < settled_by => tokio::time::sleep(POLL).await,
-                Ok(Err(RaftError::APIError(error))) => return Err(self.change_error(error)),
-                Ok(Err(RaftError::Fatal(fatal))) => {
-                    return Err(Error::Internal { node: self.node_id(), reason: fatal.to_string() });
-                }
-                Err(_) => {
-                    return Err(Error::StillRunning(format!(
-                        "{what} did not commit within {CHANGE_TIMEOUT:?}; it goes on and may still do so, see GET /v1/members"
-                    )));
-                }
+                ))) if Instant::now() < settled_by => tokio::time::sleep(POLL).await,
+                Err(RaftError::APIError(error)) => return Err(self.change_error(error)),
+                Err(RaftError::Fatal(fatal)) => return Err(internal(fatal.to_string())),
             }
         }
     }
@@ -686,7 +575,7 @@ fn coming_voters(membership: &StoredMembership) -> BTreeSet<NodeId> {
 
 /// Whether a node that matches the leader's log up to `matched` has as good as all of it.
 /// One that never answered the leader has nothing.
-fn lacks_little(matched: Option<u64>, last: Option<u64>) -> bool {
+pub(super) fn lacks_little(matched: Option<u64>, last: Option<u64>) -> bool {
     matched.zip(last).is_some_and(|(matched, last)| matched.saturating_add(CAUGHT_UP_LAG) >= last)
 }
 

@@ -23,6 +23,7 @@ pub mod member_list;
 pub mod read_index;
 pub mod report;
 pub mod status;
+mod succession;
 pub mod txn;
 
 mod check;
