@@ -245,23 +245,22 @@ impl Command {
     }
 }
 
-fn read_condition(r: &mut Reader) -> Result<Option<Condition>, DecodeError> {
-    r.option("condition", |r| match r.u8("condition")? {
+/// Reads what stands between the version and the write.
+fn read_head(r: &mut Reader) -> Result<(Option<Condition>, Option<Idempotency>), DecodeError> {
+    let condition = r.option("condition", |r| match r.u8("condition")? {
         1 => Ok(Condition::ModRevision(r.i64("condition revision")?)),
         2 => Ok(Condition::Exists),
         3 => Ok(Condition::Absent),
         tag => Err(DecodeError::UnknownTag { field: "condition", tag }),
-    })
-}
-
-fn read_idempotency(r: &mut Reader) -> Result<Option<Idempotency>, DecodeError> {
-    r.option("idempotency", |r| {
+    })?;
+    let idempotency = r.option("idempotency", |r| {
         Ok(Idempotency {
             token: r.bytes("idempotency token")?,
             proposed_at_ms: r.u64("proposal time")?,
             expires_at_ms: r.u64("expiry time")?,
         })
-    })
+    })?;
+    Ok((condition, idempotency))
 }
 
 /// An encoded [`Command`]: what Openraft carries as application data.
@@ -284,11 +283,7 @@ impl Proposal {
     /// the rest is not read.
     pub fn is_single_write(&self) -> bool {
         let mut r = Reader::new(self.0.clone());
-        let head = r.u8("command").and_then(|version| {
-            read_condition(&mut r)?;
-            Ok((version, read_idempotency(&mut r)?))
-        });
-        matches!(head, Ok((SINGLE_KEY_VERSION, None)))
+        matches!(r.u8("command"), Ok(SINGLE_KEY_VERSION)) && matches!(read_head(&mut r), Ok((_, None)))
     }
 
     /// Says that a command with a token is proposed at `now`: the token lives as long as
@@ -296,7 +291,7 @@ impl Proposal {
     #[must_use]
     pub fn proposed_at(self, now: u64) -> Self {
         let mut r = Reader::new(self.0.clone());
-        let head = r.u8("command").and_then(|_| Ok((read_condition(&mut r)?, read_idempotency(&mut r)?)));
+        let head = r.u8("command").and_then(|_| read_head(&mut r));
         let Ok((_, Some(idempotency))) = head else { return self };
         let lifetime = idempotency.expires_at_ms.saturating_sub(idempotency.proposed_at_ms);
         let behind = self.0.len() - r.remaining();
@@ -315,8 +310,7 @@ impl Proposal {
         if !(SINGLE_KEY_VERSION..=COMMAND_VERSION).contains(&version) {
             return Err(DecodeError::Version { what: "command", found: version, known: COMMAND_VERSION });
         }
-        let condition = read_condition(&mut r)?;
-        let idempotency = read_idempotency(&mut r)?;
+        let (condition, idempotency) = read_head(&mut r)?;
         let write = match r.u8("write")? {
             1 => {
                 let key = r.bytes("key")?;
