@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::errors::ForwardToLeader;
+use tokio::sync::TryAcquireError;
 use tokio::time::Instant;
 
 use super::check::{check_key, check_value};
@@ -16,15 +17,12 @@ use crate::TypeConfig;
 use crate::command::{Command, Outcome, OutcomeResult, Proposal, Rejection, Write};
 use crate::error::Error;
 use crate::openraft_network::forward::{ForwardError, ForwardRequest, ForwardResponse};
-use crate::openraft_network::wire::MAX_FRAME_BYTES;
 
 /// How long to wait before asking again when nothing new is known of the leader.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Most bytes of answers to transactions that go back to another node in one
 /// message; the rest of what it may hold is for all other outcomes.
 const MAX_FORWARDED_ANSWERS: usize = 56 << 20;
-/// The largest command, in bytes: a message between nodes holds it and what surrounds it.
-const MAX_PROPOSAL_BYTES: usize = MAX_FRAME_BYTES - (1 << 20);
 /// What a client is told to wait before it tries an unavailable cluster again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -49,14 +47,11 @@ impl Service {
 
     async fn write_inner(&self, command: &Command) -> Result<Outcome, Error> {
         self.check_limits(command)?;
-        let Ok(_permit) = self.inner.waiting_writes.try_acquire() else {
-            return Err(Error::Overloaded { node: self.node_id() });
-        };
+        let _permit = self.inner.waiting_writes.try_acquire().map_err(|error| self.no_place(&error))?;
         let proposal = command.encode();
         if let Write::Txn(_) = command.write {
             self.check_size(&proposal)?;
         }
-        check_frame(&proposal)?;
         let deadline = Instant::now() + self.inner.options.request_timeout;
         let outcome = self.commit_by(&proposal, deadline).await?;
         match outcome.result {
@@ -77,10 +72,20 @@ impl Service {
     /// `patience`. New ones are refused from now on.
     pub async fn finish_writes(&self, patience: Duration) {
         let all = u32::try_from(self.inner.options.max_waiting_writes).unwrap_or(u32::MAX);
-        if let Ok(Ok(permits)) =
-            tokio::time::timeout(patience, self.inner.waiting_writes.acquire_many(all)).await
-        {
-            permits.forget();
+        let places = &self.inner.waiting_writes;
+        // The last one who holds a place is the last one to be answered.
+        let _ = tokio::time::timeout(patience, places.acquire_many(all)).await;
+        places.close();
+    }
+
+    /// Why no further write may wait here.
+    fn no_place(&self, error: &TryAcquireError) -> Error {
+        match error {
+            TryAcquireError::NoPermits => Error::Overloaded { node: self.node_id() },
+            TryAcquireError::Closed => {
+                let reason = format!("node {} is stopping", self.node_id());
+                Error::Unavailable { reason, retry_after: RETRY_AFTER }
+            }
         }
     }
 
@@ -260,9 +265,11 @@ impl Service {
             return vec![Err(ForwardError::Unavailable(reason)); count];
         }
         let permits = u32::try_from(count).unwrap_or(u32::MAX);
-        let Ok(_permit) = self.inner.waiting_writes.try_acquire_many(permits) else {
-            let error = ForwardError::Unavailable(Error::Overloaded { node: self.node_id() }.to_string());
-            return vec![Err(error); count];
+        let _permit = match self.inner.waiting_writes.try_acquire_many(permits) {
+            Ok(permit) => permit,
+            Err(error) => {
+                return vec![Err(ForwardError::Unavailable(self.no_place(&error).to_string())); count];
+            }
         };
         let deadline = Instant::now() + self.inner.options.request_timeout;
         let mut pending = Vec::with_capacity(count);
@@ -294,17 +301,6 @@ fn fit_in(outcome: Outcome, room: &mut usize) -> Outcome {
     }
     let revision = outcome.revision;
     Outcome { revision, result: OutcomeResult::Rejected(Rejection::AnswerForgotten { revision }) }
-}
-
-/// Refuses what no message between nodes can hold: once in the log, it would be sent again
-/// for ever, and nothing after it would be committed.
-fn check_frame(proposal: &Proposal) -> Result<(), Error> {
-    let size = proposal.as_bytes().len();
-    if size <= MAX_PROPOSAL_BYTES {
-        return Ok(());
-    }
-    let (what, limit) = ("the write", MAX_PROPOSAL_BYTES);
-    Err(Error::TooLarge { what, size, limit, option: "max_request_bytes" })
 }
 
 pub(super) fn leader_of(forward: ForwardToLeader<TypeConfig>) -> Option<(crate::NodeId, String)> {

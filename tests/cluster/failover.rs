@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::cluster::Builder;
+use crate::support::eventually;
 use crate::support::load::Load;
 use crate::support::node::Mode;
 
@@ -109,6 +110,26 @@ async fn calls_through_a_follower_do_not_wait_for_a_leader_that_fell_silent() {
     });
     futures_util::future::join_all(calls).await;
     cluster.node(old).resume();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_is_told_to_stop_answers_the_writes_under_way() {
+    let mut cluster = Builder::new().with_links().form(3).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.other_than(leader);
+    let before = cluster.counter(follower, "writes_forwarded").await;
+    cluster.links.delay(leader, follower, Duration::from_millis(200));
+    let (http, addr) = (cluster.http.clone(), cluster.addr(follower).to_owned());
+    let writing = tokio::spawn(async move { http.put(&addr, "k", "v".to_owned()).await });
+    eventually("the write is under way", async || {
+        match cluster.counter(follower, "writes_forwarded").await {
+            count if count == before => Err("not yet".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    assert_eq!(cluster.node(follower).terminate().await.0, Some(0));
+    writing.await.unwrap().ok();
 }
 
 /// It builds snapshots and catches up meanwhile.
