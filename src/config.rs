@@ -261,7 +261,6 @@ impl Config {
             ));
         }
         self.limits.validate()?;
-        // Between nodes that speak JSON a byte takes up to six.
         if self.peer_encoding == PeerEncoding::Json && self.limits.max_request_bytes > MOST_AS_JSON {
             let bound = "must be at most 10MiB while peer_encoding is json";
             return Err(ConfigError::value("max_request_bytes", self.limits.max_request_bytes, bound));
@@ -325,15 +324,16 @@ impl Config {
     }
 }
 
-/// Largest request that nodes which speak JSON can pass on.
+/// Largest request that nodes can pass on: in a message, among others or in the log.
+pub const MOST_REQUEST_BYTES: usize = 62 << 20;
+/// The same between nodes that speak JSON, in which a byte takes up to six.
 const MOST_AS_JSON: usize = 10 << 20;
 
 impl Limits {
     fn validate(&self) -> Result<(), ConfigError> {
         within_size("max_key_bytes", self.max_key_bytes, 1..=64 << 10)?;
         within_size("max_value_bytes", self.max_value_bytes, 1..=32 << 20)?;
-        // What nodes send each other in one piece is at most 64 MiB.
-        within_size("max_request_bytes", self.max_request_bytes, 1..=63 << 20)?;
+        within_size("max_request_bytes", self.max_request_bytes, 1..=MOST_REQUEST_BYTES as u64)?;
         let entry = self.max_key_bytes + self.max_value_bytes;
         if self.max_request_bytes < entry {
             let bound = format!("must be at least max_key_bytes and max_value_bytes together ({entry})");

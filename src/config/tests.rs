@@ -233,6 +233,14 @@ fn related_options_are_checked_together() {
             "max_request_bytes is 1048576: must be at least max_key_bytes and max_value_bytes together (1576960)",
         ),
         (
+            &["--max-request-bytes", "63MiB", "--max-inflight-bytes", "1GiB"],
+            "max_request_bytes is 66060288: must be from 1 to 62MiB",
+        ),
+        (
+            &["--max-request-bytes", "11MiB", "--peer-encoding", "json"],
+            "max_request_bytes is 11534336: must be at most 10MiB while peer_encoding is json",
+        ),
+        (
             &["--max-inflight-bytes", "4MiB"],
             "max_inflight_bytes is 4194304: must be at least max_request_bytes (8388608)",
         ),

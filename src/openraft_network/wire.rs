@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_option};
+use crate::config::MOST_REQUEST_BYTES;
 use crate::store::log_codec::{
     put_entry, put_log_id, put_stored_membership, put_vote, read_entry, read_log_id, read_stored_membership,
     read_vote,
@@ -36,6 +37,8 @@ pub const JSON_STREAM: &str = "application/vnd.kvorum.raft-stream+json";
 /// MiB of entries unless a single one is larger, and the configuration allows no
 /// value of more than half of this.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
+// Beside the largest request, a message that forwards writes has up to 1 MiB of smaller ones.
+const _: () = assert!(MOST_REQUEST_BYTES + (2 << 20) <= MAX_FRAME_BYTES);
 
 /// Room that is made for the items of a list before they are read.
 const MAX_RESERVED_ITEMS: usize = 1024;
