@@ -1,19 +1,19 @@
 //! The listener for clients of etcd: HTTP/2 and HTTP/1.1, gRPC and JSON, on one port.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use kvorum_gathering::Gathering;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -226,13 +226,12 @@ async fn connection(
     sockets::keep_alive(stream.as_fd());
     let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(remote) };
     let received = Arc::new(AtomicUsize::new(0));
-    let stream = Socket { stream, received: Arc::clone(&received), has_yielded: false };
+    let stream = Gathering::new(Counted { stream, received: Arc::clone(&received) });
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(info.clone());
         // No preface is needed any more.
         received.fetch_max(PREFACE_BYTES, Ordering::Relaxed);
-        let api = api.clone();
-        async move { Ok::<_, Infallible>(api.answer(request).await) }
+        api.answer(request)
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut silence = pin!(tokio::time::sleep(handshake_timeout));
@@ -262,30 +261,13 @@ async fn connection(
     }
 }
 
-/// A socket that counts what it has received, and lets answers gather before it sends them.
-struct Socket {
+/// A socket that counts what it has received.
+struct Counted {
     stream: TcpStream,
     received: Arc<AtomicUsize>,
-    /// Whether other tasks had their turn since the last bytes were sent.
-    has_yielded: bool,
 }
 
-impl Socket {
-    /// Lets the tasks that are ready run once before a write. A batch of the log makes many
-    /// calls ready together; the connection is woken by the first of them, and would send its
-    /// answer alone, and then each of the others.
-    fn poll_gathered(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.has_yielded {
-            return Poll::Ready(());
-        }
-        self.has_yielded = true;
-        // Woken while it runs, a task goes to the end of the queue.
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-impl AsyncRead for Socket {
+impl AsyncRead for Counted {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -301,19 +283,16 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for Counted {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gathered(context));
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    /// Called once everything was written, so the next write begins anew.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.has_yielded = false;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -326,7 +305,6 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gathered(context));
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 

@@ -16,6 +16,7 @@ use hyper::body::Buf as _;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kvorum_etcd_proto::etcdserverpb as pb;
+use kvorum_gathering::Gathering;
 use prost::Message;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -81,7 +82,7 @@ impl Connection {
         let connecting = async {
             let stream = TcpStream::connect(host).await.map_err(Failure::Connect)?;
             stream.set_nodelay(true).map_err(Failure::Connect)?;
-            Ok(http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?)
+            Ok(http2::handshake(TokioExecutor::new(), TokioIo::new(Gathering::new(stream))).await?)
         };
         let connected: Result<_, Failure> = match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(connected) => connected,
