@@ -21,6 +21,7 @@ mod alarm;
 mod compaction;
 mod lease;
 mod moment;
+mod newest;
 mod range;
 mod schema;
 mod store;

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::alarm::Alarms;
 use super::compaction::Reclaimer;
+use super::newest::Newest;
 use super::schema::{self, FORMAT_CELL, FORMAT_VERSION, HEAD_CELL, Head, OLDEST_FORMAT_VERSION};
 use super::{EngineOptions, MemoryUsage, WriteSession};
 use crate::codec::DecodeError;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     /// First, because it must have let go of the database before that is closed.
     reclaimer: Option<Reclaimer>,
     pub(super) db: Arc<Db>,
+    pub(super) newest: Newest,
     /// The head of the last batch that is known to be visible.
     head: ArcSwap<Head>,
     /// The revision of the last batch that began to become visible.
@@ -52,7 +54,8 @@ impl Store {
     /// When the folder can't be used, is open elsewhere, is damaged, or has a
     /// format that this release does not know.
     pub fn open(dir: &Path, options: &EngineOptions) -> Result<Self, StorageError> {
-        let db = Db::open(dir, &schema::FAMILIES, Journal::External, options)?;
+        let (options, newest_bytes) = parted(options);
+        let db = Db::open(dir, &schema::FAMILIES, Journal::External, &options)?;
         let head = match stored_head(&db, dir)? {
             Some(head) => head,
             None => initialize(&db)?,
@@ -60,7 +63,7 @@ impl Store {
         let alarms = Alarms::stored(&db)?;
         let db = Arc::new(db);
         let reclaimer = Reclaimer::start(Arc::clone(&db), head.compacted)?;
-        Ok(Self::new(db, head, alarms, Some(reclaimer)))
+        Ok(Self::new(db, Newest::new(newest_bytes), head, alarms, Some(reclaimer)))
     }
 
     /// Opens an existing store for reading and changes no file of it: for a look
@@ -73,14 +76,16 @@ impl Store {
         let head =
             stored_head(&db, dir)?.ok_or_else(|| refusal(format!("{} holds no state yet", dir.display())))?;
         let alarms = Alarms::stored(&db)?;
-        Ok(Self::new(Arc::new(db), head, alarms, None))
+        // Nothing is written, so that nothing is noted.
+        Ok(Self::new(Arc::new(db), Newest::new(0), head, alarms, None))
     }
 
-    fn new(db: Arc<Db>, head: Head, alarms: Alarms, reclaimer: Option<Reclaimer>) -> Self {
+    fn new(db: Arc<Db>, newest: Newest, head: Head, alarms: Alarms, reclaimer: Option<Reclaimer>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 reclaimer,
                 db,
+                newest,
                 head: ArcSwap::from_pointee(head),
                 committing: AtomicI64::new(head.revision),
                 alarms: ArcSwap::from_pointee(alarms),
@@ -280,6 +285,15 @@ impl Drop for Turn<'_> {
         *self.turnstile.occupied.lock() = false;
         self.turnstile.freed.notify_one();
     }
+}
+
+/// The share of the memory for what was read or written last that whole records take.
+const NEWEST_SHARE: usize = 8;
+
+/// The options of the database, and the bytes that are left for the newest records.
+fn parted(options: &EngineOptions) -> (EngineOptions, usize) {
+    let newest = options.block_cache_bytes / NEWEST_SHARE;
+    (EngineOptions { block_cache_bytes: options.block_cache_bytes - newest, ..options.clone() }, newest)
 }
 
 /// Where the stored state is; `None` if nothing was stored yet.

@@ -279,6 +279,10 @@ impl<'a> WriteSession<'a> {
     }
 
     fn stored(&self, key: &[u8]) -> Result<Option<Record>, StorageError> {
+        // Nobody else writes, so what is known is what is stored.
+        if let Some(record) = self.shared.newest.get(key) {
+            return Ok(Some(record));
+        }
         let found = self.shared.db.get(self.families.current, key)?;
         found.map(|bytes| Record::decode(&bytes)).transpose().map_err(corrupt_record)
     }
@@ -363,6 +367,7 @@ impl<'a> WriteSession<'a> {
             return Ok(Committed::default());
         }
         self.batch.put(self.families.meta, HEAD_CELL, &self.head.encode());
+        self.shared.newest.note(self.records);
         self.shared.commit(self.batch, self.head, self.alarms)?;
         self.shared.note_swept(self.swept);
         *self.shared.dedup_fronts.lock() = self.dedup_fronts;
