@@ -25,6 +25,9 @@ use crate::openraft_network::transport::Purpose;
 use crate::tasks::Handle;
 use crate::{NodeId, Raft};
 
+/// How often readers may gather before a round goes without those that would still come.
+const MAX_TURNS: usize = 8;
+
 type Answer = Result<u64, ForwardError>;
 
 #[derive(Debug, Default)]
@@ -116,6 +119,7 @@ impl ReadIndex {
     /// Confirms for all who wait, again and again until nobody does.
     async fn serve(&self, which: Which) {
         loop {
+            self.let_gather(which).await;
             let waiting = {
                 let mut queue = self.queue(which).lock();
                 if queue.waiting.is_empty() {
@@ -132,6 +136,20 @@ impl ReadIndex {
             for reader in waiting {
                 let _ = reader.send(answer.clone());
             }
+        }
+    }
+
+    /// Lets the tasks that are ready run, as long as readers come with each turn. A round of
+    /// answers makes many readers ready together, and what they make ready are the next readers.
+    async fn let_gather(&self, which: Which) {
+        let mut gathered = 0;
+        for _ in 0..MAX_TURNS {
+            tokio::task::yield_now().await;
+            let waiting = self.queue(which).lock().waiting.len();
+            if waiting <= gathered {
+                return;
+            }
+            gathered = waiting;
         }
     }
 
