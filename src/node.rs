@@ -246,7 +246,7 @@ fn etcd_api(config: &Config, service: &Service) -> EtcdApi {
         body_patience: config.limits.request_timeout,
     };
     let ready = service.clone();
-    EtcdApi::new(services::routes(&context), Arc::new(move || ready.serving()), options)
+    EtcdApi::new(services::all(&context), Arc::new(move || ready.serving()), options)
 }
 
 fn grpc_options(config: &Config) -> ServerOptions {

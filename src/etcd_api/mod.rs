@@ -13,6 +13,7 @@
 //! 3. Stopping waits for simple calls and ends streams with a status that clients go elsewhere
 //!    for. What is left at the deadline is cut.
 
+mod dispatch;
 pub mod gate;
 mod health;
 mod server;
@@ -21,6 +22,8 @@ pub mod services;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,9 +37,9 @@ use kvorum_etcd_proto::FILE_DESCRIPTOR_SET;
 use kvorum_etcd_proto::gateway::{Gateway, GatewayLimits};
 use tonic::body::Body;
 use tonic::codegen::{Service as _, StdError};
-use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 
+pub use dispatch::Dispatch;
 use gate::{Gate, Traffic};
 use health::Health;
 pub use health::Ready;
@@ -76,24 +79,29 @@ pub type JsonCalls = Arc<
     dyn Fn(Request<CarriedBody>) -> Pin<Box<dyn Future<Output = Response<CarriedBody>> + Send>> + Send + Sync,
 >;
 
+/// An answer on its way.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
 /// Everything that is served to clients of etcd. Cheap to clone; clones share the gate.
 #[derive(Clone)]
 pub struct EtcdApi {
-    calls: Gate<Routes>,
-    gateway: Gateway<Gate<Routes>>,
+    calls: Gate<Dispatch>,
+    gateway: Gateway<Gate<Dispatch>>,
     ready: Ready,
 }
 
 impl EtcdApi {
     /// Serves `services`, and beside them health checks by what `ready` says, and reflection.
-    pub fn new(services: Routes, ready: Ready, options: EtcdOptions) -> Self {
+    pub fn new(services: Dispatch, ready: Ready, options: EtcdOptions) -> Self {
         let (v1, v1alpha) = (reflection(), reflection());
-        let routes = services
-            .add_service(Health::server(Arc::clone(&ready)))
-            .add_service(v1.build_v1().expect("the descriptors were compiled with this crate"))
-            .add_service(v1alpha.build_v1alpha().expect("the descriptors were compiled with this crate"))
-            .prepare();
-        let calls = Gate::new(routes, options.max_inflight_requests, options.body_patience);
+        let services = services.and(|others| {
+            others
+                .add_service(Health::server(Arc::clone(&ready)))
+                .add_service(v1.build_v1().expect("the descriptors were compiled with this crate"))
+                .add_service(v1alpha.build_v1alpha().expect("the descriptors were compiled with this crate"))
+                .prepare()
+        });
+        let calls = Gate::new(services, options.max_inflight_requests, options.body_patience);
         let limits = GatewayLimits {
             // Base64 takes four bytes for three, and names and quotes take some.
             max_document_bytes: max_message_bytes(options.max_request_bytes).saturating_mul(2),
@@ -103,18 +111,19 @@ impl EtcdApi {
     }
 
     /// Answers one request: a gRPC call, a call in JSON, or a question for health or version.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<Body>
+    ///
+    /// The future lies on the heap, for connections move what they are given several times.
+    pub fn answer<B>(&self, request: Request<B>) -> Answer
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StdError>,
     {
         if is_grpc(&request) {
-            let Ok(response) = self.calls.clone().call(request.map(Body::new)).await;
-            return response;
+            return self.calls.clone().call(request.map(Body::new));
         }
         match health::answer(request.method(), request.uri().path(), &self.ready) {
-            Some(response) => response,
-            None => self.json(request).await,
+            Some(response) => Box::pin(std::future::ready(Ok(response))),
+            None => self.gateway.clone().call(request),
         }
     }
 

@@ -34,10 +34,10 @@ use kvorum_etcd_proto::v3electionpb::election_server::ElectionServer;
 use kvorum_etcd_proto::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
 
-use super::max_message_bytes;
+use super::{Dispatch, max_message_bytes};
 
 /// All services over `context`.
-pub fn routes(context: &Arc<Context>) -> Routes {
+pub fn all(context: &Arc<Context>) -> Dispatch {
     let limit = max_message_bytes(context.max_request_bytes());
     let kv = KvServer::new(kv::KvService::new(Arc::clone(context))).max_decoding_message_size(limit);
     let lease = lease::LeaseService::new(Arc::clone(context));
@@ -53,7 +53,7 @@ pub fn routes(context: &Arc<Context>) -> Routes {
     let lock = LockServer::new(lock).max_decoding_message_size(limit);
     let election = election::ElectionService::new(Arc::clone(context));
     let election = ElectionServer::new(election).max_decoding_message_size(limit);
-    let routes = Routes::new(kv).add_service(watch).add_service(lease).add_service(lock);
+    let routes = Routes::new(watch).add_service(lease).add_service(lock);
     let routes = routes.add_service(election).add_service(cluster);
-    routes.add_service(maintenance).add_service(auth)
+    Dispatch::with(kv, routes.add_service(maintenance).add_service(auth))
 }

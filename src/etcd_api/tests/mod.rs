@@ -60,7 +60,7 @@ impl Fixture {
                     if asked.load(Ordering::Relaxed) { Ok(()) } else { Err("no leader".to_owned()) }
                 },
             );
-        let api = EtcdApi::new(services, is_ready, limits);
+        let api = EtcdApi::new(services.into(), is_ready, limits);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let server = GrpcServer::start(listener, api.clone(), options, &Handle::current()).unwrap();
         Self { server, api, ready }

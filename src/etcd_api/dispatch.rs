@@ -1,0 +1,117 @@
+//! Finds the service that carries a call out.
+//!
+//! Calls for keys are nearly all that a busy node answers, so their service is asked directly;
+//! the way through the router costs them as much as decoding does. What it answers must not
+//! depend on the way.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::{Request, Response};
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
+use tonic::service::Routes;
+
+use super::Answer;
+
+/// All services. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatch {
+    direct: Option<Direct>,
+    others: Routes,
+}
+
+#[derive(Clone)]
+struct Direct {
+    name: &'static str,
+    call: Arc<dyn Fn(Request<Body>) -> Answer + Send + Sync>,
+}
+
+impl Dispatch {
+    /// Hands the calls of `service` to it directly, and all others to `others`.
+    pub fn with<S>(service: S, others: Routes) -> Self
+    where
+        S: NamedService + Clone + Send + Sync + 'static,
+        S: Service<http::Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answer>,
+    {
+        let call = Arc::new(move |request| service.clone().call(request));
+        Self { direct: Some(Direct { name: S::NAME, call }), others }
+    }
+
+    /// The same with what `more` adds to the others.
+    pub(super) fn and(self, more: impl FnOnce(Routes) -> Routes) -> Self {
+        Self { others: more(self.others), ..self }
+    }
+}
+
+impl From<Routes> for Dispatch {
+    fn from(others: Routes) -> Self {
+        Self { direct: None, others }
+    }
+}
+
+impl Service<Request<Body>> for Dispatch {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // As services and router are: always.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let service = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
+        match (&self.direct, service) {
+            (Some(direct), Some((name, _))) if name == direct.name => (direct.call)(request),
+            _ => Box::pin(self.others.call(request)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    #[derive(Clone)]
+    struct Busy;
+
+    impl NamedService for Busy {
+        const NAME: &'static str = "some.Busy";
+    }
+
+    impl Service<Request<Body>> for Busy {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Answer;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Answer {
+            Box::pin(std::future::ready(Ok(Status::data_loss("the busy one").into_http())))
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_of_the_service_reach_it_and_all_others_the_router() {
+        let mut dispatch = Dispatch::with(Busy, Routes::default());
+        for (path, code) in [
+            ("/some.Busy/Call", Code::DataLoss),
+            ("/some.Busy/Another", Code::DataLoss),
+            ("/some.Busy", Code::Unimplemented),
+            ("/some.Busier/Call", Code::Unimplemented),
+            ("/other.Busy/some.Busy/", Code::Unimplemented),
+            ("/", Code::Unimplemented),
+        ] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            let Ok(answer) = dispatch.call(request).await;
+            assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), code, "{path}");
+        }
+    }
+}
