@@ -71,6 +71,7 @@ deaf! {
         set_memtable_whole_key_filtering(bool);
         set_memtable_prefix_bloom_ratio(f64);
         set_bottommost_compression_type(DBCompressionType);
+        set_bottommost_compression_options(i32, i32, i32, i32, bool);
         set_compaction_pri(CompactionPri);
         set_level_zero_slowdown_writes_trigger(i32);
         set_level_zero_stop_writes_trigger(i32);
