@@ -12,6 +12,7 @@ pub mod engine;
 pub mod error;
 #[cfg(not(feature = "simulation"))]
 pub mod etcd_api;
+pub mod inflight;
 pub mod keyspace;
 pub mod metrics;
 pub mod mutants;

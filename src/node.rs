@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::error::StorageError;
 use crate::etcd_api::services::{self, Context};
 use crate::etcd_api::{EtcdApi, EtcdOptions, GrpcServer, ServerOptions};
+use crate::inflight::InflightBytes;
 use crate::network::{self, HttpOptions, HttpServer};
 use crate::openraft_network::Inbound;
 pub use crate::replica::StartError;
@@ -73,10 +74,11 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
     let replica = start_replica(config, data, addrs, fatal, runtime.handle().clone());
     let Replica { service, raft, log, store, inbound } = runtime.block_on(replica)?;
 
-    let etcd = etcd_api(config, &service);
+    let inflight = InflightBytes::new(config.limits.max_inflight_bytes);
+    let etcd = etcd_api(config, &service, Arc::clone(&inflight));
     let traffic = Arc::clone(etcd.traffic());
     service.show_figures(move |out| traffic.figures(out));
-    let options = http_options(config);
+    let options = http_options(config, inflight);
     let raft_routes = network::raft::routes(&inbound, &service);
     let etcd_routes = network::etcd_gateway::routes(etcd.json_calls());
     let (http, peer) = match peer_listener {
@@ -238,11 +240,12 @@ fn advertised(configured: &str, bound: SocketAddr) -> String {
 }
 
 /// What etcd's clients are served, on whichever port.
-fn etcd_api(config: &Config, service: &Service) -> EtcdApi {
+fn etcd_api(config: &Config, service: &Service, inflight_bytes: Arc<InflightBytes>) -> EtcdApi {
     let context = Arc::new(Context::new(service.clone()));
     let options = EtcdOptions {
         max_request_bytes: config.limits.max_request_bytes,
         max_inflight_requests: config.limits.max_inflight_requests,
+        inflight_bytes,
         body_patience: config.limits.request_timeout,
     };
     let ready = service.clone();
@@ -256,13 +259,13 @@ fn grpc_options(config: &Config) -> ServerOptions {
     }
 }
 
-fn http_options(config: &Config) -> HttpOptions {
+fn http_options(config: &Config, inflight_bytes: Arc<InflightBytes>) -> HttpOptions {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     HttpOptions {
         workers: if config.http_workers == 0 { cores() } else { config.http_workers },
         max_request_bytes: config.limits.max_request_bytes,
         max_inflight_requests: config.limits.max_inflight_requests,
-        max_inflight_bytes: config.limits.max_inflight_bytes,
+        inflight_bytes,
         request_timeout: config.limits.request_timeout,
         shutdown_timeout: config.shutdown_timeout.saturating_sub(RESIGN_TIMEOUT),
     }

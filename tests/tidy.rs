@@ -9,11 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Vocabulary: imported by all, importing only each other.
-const VOCABULARY: [&str; 12] = [
+const VOCABULARY: [&str; 13] = [
     "codec",
     "command",
     "config",
     "error",
+    "inflight",
     "keyspace",
     "metrics",
     "mutants",

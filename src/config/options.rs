@@ -134,7 +134,7 @@ options! {
     #[arg(env = "KVORUM_MAX_INFLIGHT_REQUESTS", value_name = "N", help_heading = LIMITS)]
     max_inflight_requests: u64 = Some(16_384);
 
-    /// Bytes of request bodies in memory at once; further ones are refused as overload (default 256MiB)
+    /// Bytes of request bodies and large answers in memory at once, of all ports; further ones are refused as overload (default 256MiB)
     #[arg(env = "KVORUM_MAX_INFLIGHT_BYTES", value_name = "BYTES", help_heading = LIMITS)]
     max_inflight_bytes: ByteSize = Some(ByteSize(256 << 20));
 

@@ -27,6 +27,8 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
 
+use super::bodies::{Arriving, CallBytes, Cut, Leaving, Weighed, too_many, trailers};
+use crate::inflight::InflightBytes;
 use crate::metrics::Figures;
 
 /// gRPC's codes are 0 to 16.
@@ -37,6 +39,9 @@ const OTHER: &str = "other";
 
 /// The simple calls that may wait for what others do.
 const MAY_WAIT: [&str; 2] = ["/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"];
+
+/// The call whose request may become much larger than it is.
+const TXN: &str = "/etcdserverpb.KV/Txn";
 
 /// Calls so far, and those in flight.
 #[derive(Debug)]
@@ -230,16 +235,27 @@ impl Drop for Passage {
 pub struct Gate<S> {
     calls: S,
     traffic: Arc<Traffic>,
-    body_patience: Duration,
+    bounds: Bounds,
+    inflight: Arc<InflightBytes>,
     closed: watch::Sender<bool>,
 }
 
+/// What calls may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Simple calls that are carried out at a time, and as many besides that wait.
+    pub max_inflight: usize,
+    /// The largest message of a call.
+    pub max_message_bytes: usize,
+    /// The time that each 64 KiB of a simple call's body may take.
+    pub body_patience: Duration,
+}
+
 impl<S> Gate<S> {
-    /// A gate before `calls` that lets `max_inflight` simple calls through at a time, and as many
-    /// besides that wait. Each 64 KiB of their bodies may take `body_patience`.
-    pub fn new(calls: S, max_inflight: usize, body_patience: Duration) -> Self {
-        let traffic = Arc::new(Traffic::new(max_inflight));
-        Self { calls, traffic, body_patience, closed: watch::Sender::new(false) }
+    /// A gate before `calls`, whose simple ones hold bytes of `inflight`.
+    pub fn new(calls: S, bounds: Bounds, inflight: Arc<InflightBytes>) -> Self {
+        let traffic = Arc::new(Traffic::new(bounds.max_inflight));
+        Self { calls, traffic, bounds, inflight, closed: watch::Sender::new(false) }
     }
 
     /// What has come through.
@@ -250,6 +266,17 @@ impl<S> Gate<S> {
     /// Ends all streams and refuses new ones; simple calls go on.
     pub fn close(&self) {
         self.closed.send_replace(true);
+    }
+
+    /// The body of a call's only request, counted.
+    fn arriving(&self, name: &str, body: Body, bytes: &CallBytes) -> Body {
+        // A call that never ends to arrive would hold its place for good.
+        let prompt = PromptBody::new(Arriving::protobuf(body, bytes.clone()), self.bounds.body_patience);
+        if name == TXN {
+            Body::new(Weighed::new(prompt, bytes.clone(), self.bounds.max_message_bytes))
+        } else {
+            Body::new(prompt)
+        }
     }
 
     fn admit(&self, method: Option<&Method>, streams: bool) -> Result<Passage, Status> {
@@ -300,12 +327,13 @@ where
         }
         let deadline = deadline(request.headers());
         let closing = streams.then(|| closing(self.closed.subscribe()));
-        let patience = self.body_patience;
-        let answer = self.calls.call(if streams {
-            request
-        } else {
-            // A call that never ends to arrive would hold its place for good.
-            request.map(|body| Body::new(PromptBody::new(body, patience)))
+        let has_one_request = method.is_some_and(|method| !method.client_streaming);
+        let bytes = has_one_request.then(|| CallBytes::of(&self.inflight));
+        let cut = request.extensions().get::<Cut>().cloned();
+        let name = passage.name;
+        let answer = self.calls.call(match &bytes {
+            None => request,
+            Some(bytes) => request.map(|body| self.arriving(name, body, bytes)),
         });
         Box::pin(async move {
             let response = match deadline {
@@ -317,7 +345,15 @@ where
             let Ok(response) = response;
             passage.note(response.headers());
             Ok(response.map(|body| {
-                if passage.code.is_some() { body } else { Body::new(Passing { body, passage, closing }) }
+                if passage.code.is_some() {
+                    body
+                } else {
+                    Body::new(Passing {
+                        body: Leaving::new(body, name, bytes.filter(|_| !streams), cut),
+                        passage,
+                        closing,
+                    })
+                }
             }))
         })
     }
@@ -336,13 +372,9 @@ fn stopped() -> Status {
     Status::unavailable("etcdserver: server stopped")
 }
 
-fn too_many() -> Status {
-    Status::resource_exhausted("etcdserver: too many requests")
-}
-
 /// The body of an answer, watched for its outcome.
 struct Passing {
-    body: Body,
+    body: Leaving<Body>,
     passage: Passage,
     /// Only streams end before their time.
     closing: Option<Closing>,
@@ -364,9 +396,8 @@ impl HttpBody for Passing {
         {
             let status = stopped();
             self.passage.code = Some(status.code());
-            let mut trailers = HeaderMap::new();
             // Cannot fail: the message is plain text, and there is no metadata.
-            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+            return Poll::Ready(Some(trailers(&status)));
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         match &frame {
@@ -416,6 +447,12 @@ fn deadline(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn gate() -> Gate<()> {
+        let body_patience = Duration::from_secs(1);
+        let bounds = Bounds { max_inflight: 2, max_message_bytes: 1 << 20, body_patience };
+        Gate::new((), bounds, InflightBytes::new(1 << 20))
+    }
+
     fn written(text: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", text.parse().unwrap());
@@ -439,7 +476,7 @@ mod tests {
 
     #[test]
     fn who_waits_takes_no_place_in_flight_and_there_is_a_bound_for_both() {
-        let gate = Gate::new((), 2, Duration::from_secs(1));
+        let gate = gate();
         let lock = || gate.admit(method(MAY_WAIT[0]), false);
         let waiting = |passage: &Passage| Waiting {
             place: Arc::clone(passage.place.as_ref().unwrap()),
@@ -468,7 +505,7 @@ mod tests {
 
     #[test]
     fn places_are_given_back_and_outcomes_counted_once() {
-        let gate = Gate::new((), 2, Duration::from_secs(1));
+        let gate = gate();
         let put = method("/etcdserverpb.KV/Put");
         let one = gate.admit(put, false).unwrap();
         let mut two = gate.admit(put, false).unwrap();

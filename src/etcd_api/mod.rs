@@ -13,6 +13,7 @@
 //! 3. Stopping waits for simple calls and ends streams with a status that clients go elsewhere
 //!    for. What is left at the deadline is cut.
 
+mod bodies;
 mod dispatch;
 pub mod gate;
 mod health;
@@ -32,18 +33,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Body as _;
 use hyper::{Request, Response, header};
-use kvorum_etcd_proto::FILE_DESCRIPTOR_SET;
-use kvorum_etcd_proto::gateway::{Gateway, GatewayLimits};
+use kvorum_etcd_proto::gateway::{self, Gateway, GatewayLimits};
+use kvorum_etcd_proto::{FILE_DESCRIPTOR_SET, method_at};
 use tonic::body::Body;
 use tonic::codegen::{Service as _, StdError};
 use tonic::transport::server::TcpConnectInfo;
 
+use bodies::{Arriving, CallBytes, Cut, Leaving};
 pub use dispatch::Dispatch;
-use gate::{Gate, Traffic};
+use gate::{Bounds, Gate, Traffic};
 use health::Health;
 pub use health::Ready;
 pub use server::{GrpcServer, ServerOptions};
+
+use crate::inflight::InflightBytes;
 
 /// The version of etcd whose interface is served, as `/version` and `Status` tell it.
 pub const ETCD_LEVEL: &str = "3.7.0";
@@ -51,6 +56,10 @@ pub const ETCD_LEVEL: &str = "3.7.0";
 /// What a message may have beyond the request that it carries: field heads, headers, keys of
 /// the operations.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// The largest message of a stream of requests: to watch or to keep a lease alive. There is room
+/// for two of the longest keys.
+pub const MAX_STREAMED_BYTES: usize = 256 << 10;
 
 /// The largest message that a service has to decode, so that a request somewhat above
 /// `max_request_bytes` is refused in etcd's words rather than by the decoder.
@@ -61,12 +70,14 @@ pub fn max_message_bytes(max_request_bytes: usize) -> usize {
 }
 
 /// What calls may cost.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct EtcdOptions {
     /// The largest request.
     pub max_request_bytes: usize,
     /// The most simple calls in flight; streams do not count.
     pub max_inflight_requests: usize,
+    /// What simple calls in flight hold counts here: requests, and large answers.
+    pub inflight_bytes: Arc<InflightBytes>,
     /// How long each 64 KiB of a simple call's body may take to arrive.
     pub body_patience: Duration,
 }
@@ -87,6 +98,7 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>
 pub struct EtcdApi {
     calls: Gate<Dispatch>,
     gateway: Gateway<Gate<Dispatch>>,
+    inflight: Arc<InflightBytes>,
     ready: Ready,
 }
 
@@ -101,13 +113,20 @@ impl EtcdApi {
                 .add_service(v1alpha.build_v1alpha().expect("the descriptors were compiled with this crate"))
                 .prepare()
         });
-        let calls = Gate::new(services, options.max_inflight_requests, options.body_patience);
+        let bounds = Bounds {
+            max_inflight: options.max_inflight_requests,
+            max_message_bytes: max_message_bytes(options.max_request_bytes),
+            body_patience: options.body_patience,
+        };
+        let calls = Gate::new(services, bounds, Arc::clone(&options.inflight_bytes));
         let limits = GatewayLimits {
+            max_streamed_bytes: 2 * MAX_STREAMED_BYTES,
             // Base64 takes four bytes for three, and names and quotes take some.
             max_document_bytes: max_message_bytes(options.max_request_bytes).saturating_mul(2),
             body_patience: options.body_patience,
         };
-        Self { gateway: Gateway::new(calls.clone(), limits), calls, ready }
+        let gateway = Gateway::new(calls.clone(), limits);
+        Self { gateway, calls, inflight: options.inflight_bytes, ready }
     }
 
     /// Answers one request: a gRPC call, a call in JSON, or a question for health or version.
@@ -123,17 +142,33 @@ impl EtcdApi {
         }
         match health::answer(request.method(), request.uri().path(), &self.ready) {
             Some(response) => Box::pin(std::future::ready(Ok(response))),
-            None => self.gateway.clone().call(request),
+            None => self.json(request),
         }
     }
 
     /// Answers one call in JSON, whatever its content type says.
-    async fn json<B>(&self, request: Request<B>) -> Response<Body>
+    fn json<B>(&self, request: Request<B>) -> Answer
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<StdError>,
     {
-        self.gateway.clone().answer(request).await
+        let bytes = CallBytes::of(&self.inflight);
+        let cut = request.extensions().get::<Cut>().cloned();
+        let method = method_at(request.uri().path());
+        let counted = method.is_some_and(|method| !method.client_streaming).then(|| bytes.clone());
+        let name = method.map_or("", |method| method.path);
+        let answer = self.gateway.clone().call(request.map(|body| Arriving::json(body, counted)));
+        Box::pin(async move {
+            let Ok(response) = answer.await;
+            let Some(size) = response.body().size_hint().exact().filter(|size| bodies::is_counted(*size))
+            else {
+                return Ok(response);
+            };
+            Ok(match bytes.grow(usize::try_from(size).unwrap_or(usize::MAX)) {
+                Ok(()) => response.map(|body| Body::new(Leaving::counted(body, name, bytes, cut))),
+                Err(_) => gateway::failed(&bodies::unanswered(name)),
+            })
+        })
     }
 
     /// Calls in JSON for a front that brings connections of its own; the address of its client
@@ -145,7 +180,8 @@ impl EtcdApi {
             request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
             let api = api.clone();
             Box::pin(async move {
-                api.json(request).await.map(|body| body.map_err(io::Error::other).boxed_unsync())
+                let Ok(response) = api.json(request).await;
+                response.map(|body| body.map_err(io::Error::other).boxed_unsync())
             })
         })
     }

@@ -22,6 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::server::TcpConnectInfo;
 
 use super::EtcdApi;
+use super::bodies::Cut;
 use crate::sockets;
 
 /// The bytes that open every HTTP/2 connection.
@@ -224,11 +225,13 @@ async fn connection(
     // It only makes small messages slower.
     let _ = stream.set_nodelay(true);
     sockets::keep_alive(stream.as_fd());
+    let cut = Cut::default();
     let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(remote) };
     let received = Arc::new(AtomicUsize::new(0));
     let stream = Gathering::new(Counted { stream, received: Arc::clone(&received) });
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(info.clone());
+        request.extensions_mut().insert(cut.clone());
         // No preface is needed any more.
         received.fetch_max(PREFACE_BYTES, Ordering::Relaxed);
         api.answer(request)
@@ -250,6 +253,10 @@ async fn connection(
                     return;
                 }
                 watching_silence = false;
+            }
+            () = cut.used() => {
+                tracing::debug!(%remote, "closed a connection whose client did not take its answer");
+                return;
             }
             changed = phase.changed() => {
                 if changed.is_err() || *phase.borrow() == Phase::Cut {

@@ -53,7 +53,7 @@ impl Newest {
         for (key, record) in records {
             match record {
                 Some(record) if record.value.len() <= MAX_VALUE_BYTES => {
-                    let (key, record) = compact(&key, record);
+                    let (key, record) = compact(&key, &record);
                     self.records.insert(key, record);
                 }
                 Some(_) | None => {
@@ -72,13 +72,13 @@ impl Newest {
 
 /// The same in one piece of memory of their own: as they come, they are parts of a message,
 /// and would keep all of it.
-fn compact(key: &Bytes, record: Record) -> (Bytes, Record) {
+fn compact(key: &Bytes, record: &Record) -> (Bytes, Record) {
     let mut copy = BytesMut::with_capacity(key.len() + record.value.len());
     copy.put_slice(key);
     copy.put_slice(&record.value);
     let mut key_copy = copy.freeze();
     let value = key_copy.split_off(key.len());
-    (key_copy, Record { value, ..record })
+    (key_copy, Record { value, ..*record })
 }
 
 #[cfg(test)]

@@ -39,13 +39,11 @@ impl Store {
     fn get_now(&self, key: &[u8]) -> Result<Lookup, StorageError> {
         let shared = &*self.shared;
         let revision = shared.head().revision;
-        let record = match shared.newest.get(key) {
-            Some(record) => Some(record),
-            None => {
-                let found = shared.db.get(shared.family(CURRENT), key)?;
-                found.map(|bytes| Record::decode(&bytes)).transpose().map_err(corrupt_record)?
-            }
-        };
+        let mut record = shared.newest.get(key);
+        if record.is_none() {
+            let found = shared.db.get(shared.family(CURRENT), key)?;
+            record = found.map(|bytes| Record::decode(&bytes)).transpose().map_err(corrupt_record)?;
+        }
         // What is not newer than a revision that was known before the read is
         // the state at that revision.
         let is_exact = match &record {

@@ -67,16 +67,9 @@ async fn call(calls: EtcdCalls, stall: Duration, request: HttpRequest, payload: 
     for (name, value) in &head.headers {
         response.append_header((name.as_str(), value.as_bytes()));
     }
-    if body.size_hint().exact().is_none() {
-        return paced::carried_stream(&request, &mut response, stall, BodyDataStream::new(body));
-    }
-    match body.collect().await {
-        Ok(whole) => paced::carried_answer(&request, &mut response, stall, whole.to_bytes()),
-        Err(error) => {
-            tracing::warn!(%error, "an answer was lost");
-            HttpResponse::InternalServerError().finish()
-        }
-    }
+    // What a long one holds of the bytes in flight goes with its body, once that is out.
+    let length = body.size_hint().exact();
+    paced::carried(&request, &mut response, stall, length, BodyDataStream::new(body))
 }
 
 /// The request in the vocabulary of the other front; `None` if it does not fit it.

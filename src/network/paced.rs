@@ -62,7 +62,7 @@ pub(super) fn answer<B: Backend>(
     }
     call.hold(&mut permit, bytes.len())?;
     let guard = StallGuard::of(&call.request, call.shared.stall);
-    Ok(response.body(BoxBody::new(Paced::whole(bytes, guard, Some(permit)))))
+    Ok(response.body(BoxBody::new(Paced::whole(bytes, guard, permit))))
 }
 
 /// [`answer`] with JSON that has been written out already.
@@ -109,31 +109,20 @@ pub(super) fn endless<B: Backend>(
     response.body(BoxBody::new(Paced { size, rest: first, more, guard, _permit: None }))
 }
 
-/// [`answer`] for a call whose limits are another front's, and which counts as nothing here.
-pub(super) fn carried_answer(
+/// Finishes `response` with what another front answers: `more`, of `length` bytes if that is
+/// known. Its limits are that front's, and it counts as nothing here.
+pub(super) fn carried<S, E>(
     request: &HttpRequest,
     response: &mut HttpResponseBuilder,
     stall: Duration,
-    bytes: Bytes,
-) -> HttpResponse {
-    if bytes.len() <= SLICE {
-        return response.body(bytes);
-    }
-    response.body(BoxBody::new(Paced::whole(bytes, StallGuard::of(request, stall), None)))
-}
-
-/// [`endless`] for a call of another front, of an answer that is `more`.
-pub(super) fn carried_stream<S, E>(
-    request: &HttpRequest,
-    response: &mut HttpResponseBuilder,
-    stall: Duration,
+    length: Option<u64>,
     more: S,
 ) -> HttpResponse
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin + 'static,
     E: Display + Into<Box<dyn Error>> + 'static,
 {
-    let (size, guard) = (BodySize::Stream, StallGuard::of(request, stall));
+    let (size, guard) = (length.map_or(BodySize::Stream, BodySize::Sized), StallGuard::of(request, stall));
     response.body(BoxBody::new(Paced { size, rest: Bytes::new(), more, guard, _permit: None }))
 }
 
@@ -146,9 +135,9 @@ struct Paced<S> {
 }
 
 impl Paced<stream::Empty<Result<Bytes, Failure>>> {
-    fn whole(bytes: Bytes, guard: StallGuard, permit: Option<Permit>) -> Self {
+    fn whole(bytes: Bytes, guard: StallGuard, permit: Permit) -> Self {
         let size = BodySize::Sized(bytes.len() as u64);
-        Self { size, rest: bytes, more: stream::empty(), guard, _permit: permit }
+        Self { size, rest: bytes, more: stream::empty(), guard, _permit: Some(permit) }
     }
 }
 

@@ -21,6 +21,7 @@ use super::backend::Backend;
 use super::call::Shared;
 use super::paced;
 use super::routes::{Table, unknown_path};
+use crate::inflight::InflightBytes;
 use crate::sockets;
 
 /// How long an idle connection is kept. Longer than the minute that proxies and
@@ -42,8 +43,8 @@ pub struct HttpOptions {
     pub max_request_bytes: usize,
     /// The most requests in flight, over all workers; more are refused with 429.
     pub max_inflight_requests: usize,
-    /// The most bytes that requests in flight may hold: bodies and large answers.
-    pub max_inflight_bytes: usize,
+    /// What requests in flight hold counts here: bodies and large answers.
+    pub inflight_bytes: Arc<InflightBytes>,
     /// How long 64 KiB of a body may take to arrive. What happens after that is
     /// timed by the layer below.
     pub request_timeout: Duration,
@@ -145,7 +146,7 @@ pub(super) fn start_with<B: Backend>(
     stall: Duration,
     raft_routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 ) -> io::Result<HttpServer> {
-    let admission = Admission::new(options.max_inflight_requests, options.max_inflight_bytes);
+    let admission = Admission::new(options.max_inflight_requests, Arc::clone(&options.inflight_bytes));
     let max_request_bytes = options.max_request_bytes;
     let body_patience = options.request_timeout;
     run("http", listener, options, move |config| {

@@ -7,6 +7,7 @@
 
 pub mod gateway;
 mod methods;
+mod operations;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 pub use generated::{authpb, etcdserverpb, mvccpb, v3electionpb, v3lockpb};
 pub use methods::{METHODS, Method, UnprintableMessage, method, method_at};
+pub use operations::operations_in_txn;
 
 #[expect(missing_docs, clippy::all, clippy::pedantic, clippy::allow_attributes, reason = "generated")]
 mod generated {

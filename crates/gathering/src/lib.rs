@@ -229,7 +229,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_that_are_ready_write_before_anything_is_sent() {
         let narrow = Narrow::of(usize::MAX);
-        let (sender, mut pieces) = tokio::sync::mpsc::unbounded_channel::<&[u8]>();
+        let (sender, mut pieces) = tokio::sync::mpsc::channel::<&[u8]>(3);
         let mut stream = Gathering::new(narrow.clone());
         let writing = tokio::spawn(async move {
             while let Some(piece) = pieces.recv().await {
@@ -240,10 +240,10 @@ mod tests {
                 stream.flush().await.unwrap();
             }
         });
-        sender.send(b"first ").unwrap();
+        sender.try_send(b"first ").unwrap();
         for _ in 0..2 {
             let sender = sender.clone();
-            tokio::spawn(async move { sender.send(b"another ").unwrap() });
+            tokio::spawn(async move { sender.try_send(b"another ").unwrap() });
         }
         drop(sender);
         writing.await.unwrap();

@@ -34,16 +34,16 @@ use kvorum_etcd_proto::v3electionpb::election_server::ElectionServer;
 use kvorum_etcd_proto::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
 
-use super::{Dispatch, max_message_bytes};
+use super::{Dispatch, MAX_STREAMED_BYTES, max_message_bytes};
 
 /// All services over `context`.
 pub fn all(context: &Arc<Context>) -> Dispatch {
     let limit = max_message_bytes(context.max_request_bytes());
     let kv = KvServer::new(kv::KvService::new(Arc::clone(context))).max_decoding_message_size(limit);
     let lease = lease::LeaseService::new(Arc::clone(context));
-    let lease = LeaseServer::new(lease).max_decoding_message_size(limit);
+    let lease = LeaseServer::new(lease).max_decoding_message_size(MAX_STREAMED_BYTES);
     let watch = watch::WatchService::new(Arc::clone(context));
-    let watch = WatchServer::new(watch).max_decoding_message_size(limit);
+    let watch = WatchServer::new(watch).max_decoding_message_size(MAX_STREAMED_BYTES);
     let cluster = cluster::ClusterService::new(Arc::clone(context));
     let cluster = ClusterServer::new(cluster).max_decoding_message_size(limit);
     let maintenance = maintenance::MaintenanceService::new(Arc::clone(context));

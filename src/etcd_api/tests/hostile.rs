@@ -1,6 +1,7 @@
 //! Clients that mean no good, or have lost their minds. Every test ends with the server still
 //! serving others.
 
+use futures_util::StreamExt as _;
 use kvorum_etcd_proto::etcdserverpb::watch_client::WatchClient;
 use kvorum_etcd_proto::v3lockpb::LockRequest;
 use kvorum_etcd_proto::v3lockpb::lock_client::LockClient;
@@ -110,6 +111,47 @@ async fn simple_calls_are_bounded_and_streams_are_not_among_them() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     fixture.assert_serves().await;
+}
+
+#[tokio::test]
+async fn bytes_in_flight_are_bounded_whatever_carries_them() {
+    let inflight = InflightBytes::new(200 << 10);
+    let options = EtcdOptions { inflight_bytes: Arc::clone(&inflight), ..limits() };
+    let fixture = Fixture::with(options, ServerOptions::default());
+    let mut channel = fixture.channel().await;
+    let begun = Bytes::from([&[0, 0, 8, 0, 0][..], &vec![0; 150 << 10]].concat());
+    let begun = futures_util::stream::iter([Ok::<_, std::io::Error>(hyper::body::Frame::data(begun))]);
+    let never_ends = http_body_util::StreamBody::new(begun.chain(futures_util::stream::pending()));
+    let request = Request::post(format!("http://{}/v3lockpb.Lock/Lock", fixture.addr()))
+        .header("content-type", "application/grpc")
+        .body(Body::new(never_ends))
+        .unwrap();
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+    let arriving = tokio::spawn(channel.call(request));
+    while inflight.held() < 140 << 10 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let name = || LockRequest { name: vec![b'a'; 100 << 10].into(), lease: 0 };
+    let mut locks = LockClient::new(fixture.channel().await);
+    let refusal = locks.lock(name()).await.unwrap_err();
+    assert_eq!(
+        (refusal.code(), refusal.message()),
+        (Code::ResourceExhausted, "etcdserver: too many requests")
+    );
+    let document = format!(r#"{{"name":"{}"}}"#, "A".repeat(100 << 10));
+    let refusal = fixture.call("POST", "/v3/lock/lock", &document).await;
+    assert_eq!((refusal.status, &refusal.json()["message"]), (429, &json!("etcdserver: too many requests")));
+    // Empty operations by the thousand: short to send, long to hold.
+    let document = format!(r#"{{"success":[{}]}}"#, vec!["{}"; 2_000].join(","));
+    assert_eq!(fixture.call("POST", "/v3/kv/txn", &document).await.status, 429);
+    fixture.assert_serves().await;
+
+    arriving.abort();
+    while inflight.held() > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(locks.lock(name()).await.unwrap().into_inner().key.len(), 100 << 10);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
 use super::*;
+use crate::inflight::InflightBytes;
 use crate::network::{HttpOptions, etcd_gateway, start_peer};
 
 fn lock(name: &'static str) -> LockRequest {
@@ -193,7 +194,7 @@ async fn the_http_front_carries_the_same_calls() {
         workers: 1,
         max_request_bytes: MAX_REQUEST_BYTES,
         max_inflight_requests: 64,
-        max_inflight_bytes: 1 << 20,
+        inflight_bytes: InflightBytes::new(1 << 20),
         request_timeout: PATIENCE,
         shutdown_timeout: PATIENCE,
     };

@@ -39,6 +39,7 @@ fn limits() -> EtcdOptions {
     EtcdOptions {
         max_request_bytes: MAX_REQUEST_BYTES,
         max_inflight_requests: 64,
+        inflight_bytes: InflightBytes::new(8 << 20),
         body_patience: Duration::from_secs(10),
     }
 }

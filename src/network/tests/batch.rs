@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::memory::Memory;
 use super::{Fixture, options};
 use crate::error::Error;
+use crate::inflight::InflightBytes;
 use crate::network::HttpOptions;
 
 fn puts(count: usize) -> String {
@@ -161,7 +162,7 @@ fn a_failure_midway_says_how_many_operations_were_carried_out() {
 
 #[test]
 fn what_a_body_is_read_into_counts_as_in_flight() {
-    let options = HttpOptions { max_inflight_bytes: 512 << 10, ..options() };
+    let options = HttpOptions { inflight_bytes: InflightBytes::new(512 << 10), ..options() };
     let t = Fixture::with(&options, Memory::default());
     let small = format!(r#"{{"then":[{}{{}}]}}"#, r#"{"txn":{}},"#.repeat(20_000));
     t.call("POST", "/v1/txn", &small).error(429, "overloaded");

@@ -9,6 +9,7 @@ use actix_web::{HttpResponse, web};
 use super::memory::Memory;
 use super::wire::{Client, request};
 use super::{Fixture, options};
+use crate::inflight::InflightBytes;
 use crate::network::server::start_with;
 use crate::network::{HttpOptions, bind, start, start_peer};
 
@@ -71,7 +72,7 @@ fn requests_beyond_the_bound_are_refused_at_once_and_status_calls_are_not() {
 
 #[test]
 fn bodies_beyond_the_bound_are_refused_before_they_are_read() {
-    let options = HttpOptions { max_inflight_bytes: 1000, ..options() };
+    let options = HttpOptions { inflight_bytes: InflightBytes::new(1000), ..options() };
     let t = Fixture::with(&options, Memory::default());
     let mut announced = t.client();
     announced.send(b"PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n");
@@ -110,7 +111,8 @@ fn a_stalled_body_is_answered_and_given_up() {
 
 #[test]
 fn slow_readers_hold_their_place_and_not_the_memory() {
-    let options = HttpOptions { max_inflight_bytes: 64 << 20, max_inflight_requests: 1, ..options() };
+    let options =
+        HttpOptions { inflight_bytes: InflightBytes::new(64 << 20), max_inflight_requests: 1, ..options() };
     let t = Fixture::with(&options, Memory::default());
     for n in 0..400 {
         t.memory.put(format!("{n:04}").as_bytes(), &vec![b'v'; 100_000]);
@@ -129,7 +131,8 @@ fn slow_readers_hold_their_place_and_not_the_memory() {
 #[test]
 fn a_reader_that_takes_nothing_is_cut_off() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let options = HttpOptions { max_inflight_requests: 1, max_inflight_bytes: 64 << 20, ..options() };
+    let options =
+        HttpOptions { max_inflight_requests: 1, inflight_bytes: InflightBytes::new(64 << 20), ..options() };
     let memory = Memory::default();
     for n in 0..400 {
         memory.put(format!("{n:04}").as_bytes(), &vec![b'v'; 100_000]);

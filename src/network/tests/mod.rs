@@ -26,6 +26,7 @@ use serde_json::Value;
 use self::memory::Memory;
 use self::wire::{Answer, Client};
 use super::server::{HttpOptions, HttpServer, bind, start};
+use crate::inflight::InflightBytes;
 
 /// A server on a port of its own, and the store behind it.
 struct Fixture {
@@ -38,7 +39,7 @@ fn options() -> HttpOptions {
         workers: 1,
         max_request_bytes: 512 << 10,
         max_inflight_requests: 64,
-        max_inflight_bytes: 16 << 20,
+        inflight_bytes: InflightBytes::new(16 << 20),
         request_timeout: Duration::from_secs(10),
         shutdown_timeout: Duration::from_secs(10),
     }

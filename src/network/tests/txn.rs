@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::memory::Memory;
 use super::{Fixture, options};
 use crate::error::Error;
+use crate::inflight::InflightBytes;
 use crate::network::HttpOptions;
 
 impl Fixture {
@@ -354,7 +355,7 @@ fn failures_of_the_store_keep_their_status_and_details() {
 
 #[test]
 fn an_answer_that_is_too_much_never_hides_that_something_was_written() {
-    let options = HttpOptions { max_inflight_bytes: 512 << 10, ..options() };
+    let options = HttpOptions { inflight_bytes: InflightBytes::new(512 << 10), ..options() };
     let t = Fixture::with(&options, Memory::default());
     for key in ["a", "b", "c"] {
         t.memory.put(key.as_bytes(), &vec![b'v'; 200_000]);

@@ -48,7 +48,7 @@ pub(super) fn with_body(status: StatusCode, body: Body) -> Response<Body> {
 }
 
 /// The answer to a call that failed.
-pub(super) fn failed(status: &Status) -> Response<Body> {
+pub fn failed(status: &Status) -> Response<Body> {
     let message = status.message();
     let body = ErrorBody { error: message, code: status.code().into(), message, details: [] };
     json(http_status(status.code()), written(&body))
@@ -86,8 +86,23 @@ pub(super) fn too_large() -> Status {
     Status::invalid_argument("etcdserver: request is too large")
 }
 
-/// The failure of a request whose body ends in an error of the connection.
+/// The error of a body that was refused by whoever carries it, for a reason to be told.
+#[derive(Debug, Clone)]
+pub struct Refusal(pub Status);
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.message())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The failure of a request whose body ends in an error: of the connection, or a refusal.
 pub(super) fn broken_off(error: &StdError) -> Status {
+    if let Some(Refusal(status)) = error.downcast_ref() {
+        return status.clone();
+    }
     Status::cancelled(format!("the body of the request broke off: {error}"))
 }
 

@@ -35,14 +35,16 @@ mod prompt;
 #[cfg(test)]
 mod tests;
 
-pub use answer::http_status;
+pub use answer::{Refusal, failed, http_status};
 pub use prompt::PromptBody;
 
 /// What a body may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct GatewayLimits {
-    /// The largest JSON document: the body of a simple call, or one request of a stream.
+    /// The largest JSON document that is the body of a simple call.
     pub max_document_bytes: usize,
+    /// The largest that is one request of a stream.
+    pub max_streamed_bytes: usize,
     /// How long each 64 KiB of a simple call's body may take. Streams may pause for ever.
     pub body_patience: Duration,
 }
@@ -90,7 +92,7 @@ where
         };
         if method.client_streaming {
             let (failing, failed) = oneshot::channel();
-            let requests = requests(body, method, self.limits.max_document_bytes, failing);
+            let requests = requests(body, method, self.limits.max_streamed_bytes, failing);
             self.stream(method, call(Body::new(StreamBody::new(requests))), Some(failed)).await
         } else {
             let message = match message(method, body, self.limits).await {

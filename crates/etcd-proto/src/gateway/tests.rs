@@ -173,8 +173,11 @@ impl Maintenance for Echo {
     }
 }
 
-const LIMITS: GatewayLimits =
-    GatewayLimits { max_document_bytes: 200, body_patience: Duration::from_millis(50) };
+const LIMITS: GatewayLimits = GatewayLimits {
+    max_document_bytes: 200,
+    max_streamed_bytes: 200,
+    body_patience: Duration::from_millis(50),
+};
 
 fn gateway() -> Gateway<Routes> {
     let routes = Routes::new(KvServer::new(Echo))

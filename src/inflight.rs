@@ -1,0 +1,96 @@
+//! The bound on the bytes that requests in flight hold, of all fronts together.
+//!
+//! Whoever holds more than fits is refused at once, because what waits in line here would hold
+//! its bytes meanwhile. What is held is given back when its [`Held`] is dropped, whatever way the
+//! request ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts the bytes in flight.
+#[derive(Debug)]
+pub struct InflightBytes {
+    held: AtomicUsize,
+    max: usize,
+}
+
+impl InflightBytes {
+    /// Nothing is in flight yet; at most `max` bytes may be.
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { held: AtomicUsize::new(0), max })
+    }
+
+    /// What a request holds, which is nothing at first.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        Held { bytes: 0, of: Arc::clone(self) }
+    }
+
+    /// Bytes in flight.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+/// The bytes that one request holds, given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    bytes: usize,
+    of: Arc<InflightBytes>,
+}
+
+impl Held {
+    /// Counts `bytes` more; false, and nothing changed, if that is too much.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let taken = take(&self.of.held, bytes, self.of.max);
+        if taken {
+            self.bytes += bytes;
+        }
+        taken
+    }
+
+    /// Gives `bytes` back, of those that [`Self::grow`] took.
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.of.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Adds `amount` if the sum stays within `limit`. The counters order nothing
+/// else, so relaxed is enough.
+pub(crate) fn take(counter: &AtomicUsize, amount: usize, limit: usize) -> bool {
+    let before = counter.fetch_add(amount, Ordering::Relaxed);
+    let fits = before.checked_add(amount).is_some_and(|sum| sum <= limit);
+    if !fits {
+        counter.fetch_sub(amount, Ordering::Relaxed);
+    }
+    fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_beyond_the_bound_are_refused_and_given_back_by_whoever_held_them() {
+        let inflight = InflightBytes::new(10);
+        let (mut first, mut second) = (inflight.hold(), inflight.hold());
+        assert!(first.grow(6));
+        assert!(!second.grow(5));
+        assert!(!second.grow(usize::MAX));
+        assert!(second.grow(4));
+        assert_eq!(inflight.held(), 10);
+        first.shrink(1);
+        assert!(second.grow(1));
+        first.shrink(100);
+        assert_eq!(inflight.held(), 5);
+        drop((first, second));
+        assert_eq!(inflight.held(), 0);
+    }
+}
