@@ -30,6 +30,8 @@ const UNCOUNTED_BYTES: usize = 4 << 10;
 const SLICE: usize = 64 << 10;
 /// What an operation of a transaction takes once it is read, roughly, besides its bytes.
 const OPERATION_BYTES: usize = 256;
+/// From so many on, it is their number that is too large, and not what else is in flight.
+const MANY_OPERATIONS: usize = 16_384;
 /// How long a client may take for one slice. Otherwise a few readers could hold all that may
 /// be in flight for good.
 const STALL: Duration = Duration::from_secs(30);
@@ -40,6 +42,14 @@ const PREFIX_BYTES: usize = 5;
 /// The refusal of what does not fit, as etcd words it.
 pub(super) fn too_many() -> Status {
     Status::resource_exhausted("etcdserver: too many requests")
+}
+
+/// The refusal of a request with `operations` that does not fit, as etcd words it.
+fn refused(operations: usize) -> Status {
+    if operations < MANY_OPERATIONS {
+        return too_many();
+    }
+    Status::invalid_argument("etcdserver: too many operations in txn request")
 }
 
 /// The calls that change nothing and may have long answers.
@@ -103,23 +113,21 @@ impl Cut {
 pub(super) struct Arriving<B> {
     body: Pin<Box<B>>,
     bytes: Option<CallBytes>,
-    weigh: fn(&[u8]) -> usize,
+    count_operations: fn(&[u8]) -> usize,
+    operations: usize,
 }
 
 impl<B> Arriving<B> {
     /// One in protobuf.
     pub(super) fn protobuf(body: B, bytes: CallBytes) -> Self {
-        Self { body: Box::pin(body), bytes: Some(bytes), weigh: <[u8]>::len }
+        Self { body: Box::pin(body), bytes: Some(bytes), count_operations: |_| 0, operations: 0 }
     }
 
     /// One in JSON, which is not counted without `bytes`. Each object and list may become an
     /// operation.
     pub(super) fn json(body: B, bytes: Option<CallBytes>) -> Self {
-        let weigh = |part: &[u8]| {
-            let opened = part.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
-            part.len().saturating_add(opened.saturating_mul(OPERATION_BYTES))
-        };
-        Self { body: Box::pin(body), bytes, weigh }
+        let count_operations = |part: &[u8]| part.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+        Self { body: Box::pin(body), bytes, count_operations, operations: 0 }
     }
 }
 
@@ -135,12 +143,17 @@ where
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        let frame = ready!(self.body.as_mut().poll_frame(context));
-        if let (Some(Ok(frame)), Some(bytes)) = (&frame, &self.bytes)
+        let this = &mut *self;
+        let frame = ready!(this.body.as_mut().poll_frame(context));
+        if let (Some(Ok(frame)), Some(bytes)) = (&frame, &this.bytes)
             && let Some(data) = frame.data_ref()
-            && let Err(status) = bytes.grow((self.weigh)(data))
         {
-            return Poll::Ready(Some(Err(Refusal(status).into())));
+            let operations = (this.count_operations)(data);
+            this.operations += operations;
+            let size = data.len().saturating_add(operations.saturating_mul(OPERATION_BYTES));
+            if bytes.grow(size).is_err() {
+                return Poll::Ready(Some(Err(Refusal(refused(this.operations)).into())));
+            }
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -173,7 +186,7 @@ impl<B> Weighed<B> {
     fn release(&mut self) -> Result<Frame<Bytes>, Status> {
         let whole = self.whole.split().freeze();
         let operations = operations_in_txn(whole.get(PREFIX_BYTES..).unwrap_or_default());
-        self.bytes.grow(operations.saturating_mul(OPERATION_BYTES))?;
+        self.bytes.grow(operations.saturating_mul(OPERATION_BYTES)).map_err(|_| refused(operations))?;
         Ok(Frame::data(whole))
     }
 }
@@ -397,9 +410,13 @@ mod tests {
     #[tokio::test]
     async fn a_transaction_that_would_become_too_large_is_refused_before_it_is_read() {
         let inflight = InflightBytes::new(1 << 20);
-        let sent = parts(vec![framed(&[0x12, 0].repeat(10_000))]);
-        let refusal = weighed(sent, &inflight, 1 << 20).await.unwrap_err();
-        assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal}");
+        for (operations, message) in [
+            (10_000, "etcdserver: too many requests"),
+            (100_000, "etcdserver: too many operations in txn request"),
+        ] {
+            let sent = parts(vec![framed(&[0x12, 0].repeat(operations))]);
+            assert_eq!(weighed(sent, &inflight, 1 << 20).await.unwrap_err().message(), message);
+        }
         assert_eq!(inflight.held(), 0);
     }
 
