@@ -30,7 +30,11 @@ fuzz_target!(|data: &[u8]| {
     let piece = usize::from(*piece % 64) + 1;
 
     let service = Answers { answer: Bytes::copy_from_slice(answer), piece };
-    let limits = GatewayLimits { max_document_bytes: MAX_DOCUMENT, body_patience: Duration::from_secs(60) };
+    let limits = GatewayLimits {
+        max_document_bytes: MAX_DOCUMENT,
+        max_streamed_bytes: MAX_DOCUMENT,
+        body_patience: Duration::from_secs(60),
+    };
     let mut request = Request::new(pieces(Bytes::copy_from_slice(body), piece, None));
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = http::Uri::from_static(method.http_paths[0]);

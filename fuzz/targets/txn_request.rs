@@ -1,11 +1,12 @@
 //! A transaction as clients send it: to ours, through the rules, into the log and back.
 //!
-//! The rule that no key is changed twice is held to a slow and simple form of itself.
+//! The rule that no key is changed twice is held to a slow and simple form of itself, and the
+//! count of operations before decoding to what is decoded.
 
 #![no_main]
 
 use bytes::Bytes;
-use kvorum_etcd_proto::etcdserverpb as pb;
+use kvorum_etcd_proto::{etcdserverpb as pb, operations_in_txn};
 use kvorum_fuzz::command::{Command, Op, Txn, Write};
 use kvorum_fuzz::config::Limits;
 use kvorum_fuzz::error::Error;
@@ -19,7 +20,10 @@ use prost::Message;
 const LIMITS: Limits = Limits { max_key_bytes: 16, max_value_bytes: 64, max_txn_ops: 32 };
 
 fuzz_target!(|data: &[u8]| {
+    let counted = operations_in_txn(data);
     let Ok(request) = pb::TxnRequest::decode(data) else { return };
+    // Of a part that is sent twice, only the later may be left.
+    assert!(operations_of(&request) <= counted, "{counted} of {request:?}");
     let _ = services::may_be_behind(&request);
     let Ok(txn) = services::txn(request, LIMITS.max_txn_ops) else { return };
     match check_txn(&txn, &LIMITS) {
@@ -32,6 +36,15 @@ fuzz_target!(|data: &[u8]| {
     let command = Command::of(Write::Txn(txn));
     assert_eq!(command.encode().decode().as_ref(), Ok(&command));
 });
+
+/// The compares and operations of a transaction, nested ones too.
+fn operations_of(txn: &pb::TxnRequest) -> usize {
+    let nested = txn.success.iter().chain(&txn.failure).map(|op| match &op.request {
+        Some(pb::request_op::Request::RequestTxn(txn)) => 1 + operations_of(txn),
+        _ => 1,
+    });
+    txn.compare.len() + nested.sum::<usize>()
+}
 
 /// One change that an operation may make.
 enum Change<'a> {

@@ -108,13 +108,16 @@ impl Leadership {
             }
         };
         let (first, mut others) = self.pace.lock().part(membership, me);
-        let mut answers: FuturesUnordered<_> = first.into_iter().map(ask).collect();
+        let mut answers: FuturesUnordered<_> = first.iter().copied().map(ask).collect();
         let mut patience = pin!(tokio::time::sleep(PATIENCE));
         while !is_majority(membership, &confirmed) {
             let next = tokio::select! {
                 biased;
                 next = answers.next() => next,
                 () = &mut patience, if !others.is_empty() => {
+                    // The next round does not wait for them; what they take shows once they answer.
+                    let silent = first.iter().filter(|voter| !confirmed.contains(voter));
+                    silent.for_each(|voter| self.pace.lock().note(*voter, None));
                     answers.extend(others.drain(..).map(ask));
                     continue;
                 }

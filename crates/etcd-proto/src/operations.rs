@@ -4,7 +4,7 @@
 //! length of a request says little about what reading it takes.
 
 use bytes::Buf as _;
-use prost::encoding::{WireType, decode_key, decode_varint};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 /// Field numbers of `TxnRequest`.
 const COMPARE: u32 = 1;
@@ -43,22 +43,13 @@ fn messages(mut message: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
                 return None;
             }
             let (field, kind) = decode_key(&mut message).ok()?;
-            let skipped = match kind {
-                WireType::Varint => {
-                    decode_varint(&mut message).ok()?;
-                    0
-                }
-                WireType::SixtyFourBit => 8,
-                WireType::ThirtyTwoBit => 4,
-                WireType::LengthDelimited => {
-                    let length = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
-                    let (content, rest) = message.split_at_checked(length)?;
-                    message = rest;
-                    return Some((field, content));
-                }
-                WireType::StartGroup | WireType::EndGroup => return None,
-            };
-            message = message.get(skipped..)?;
+            if kind == WireType::LengthDelimited {
+                let length = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
+                let (content, rest) = message.split_at_checked(length)?;
+                message = rest;
+                return Some((field, content));
+            }
+            skip_field(kind, field, &mut message, DecodeContext::default()).ok()?;
         }
     })
 }
@@ -100,7 +91,8 @@ mod tests {
             assert_eq!(operations_in_txn(&[&txn, tail].concat()), 3, "{tail:?}");
         }
         // Fields of other kinds are passed over.
-        let numbers = [&[0x08, 1][..], &[0x09, 1, 2, 3, 4, 5, 6, 7, 8], &[0x0d, 1, 2, 3, 4], &txn].concat();
-        assert_eq!(operations_in_txn(&numbers), 3);
+        let numbers = [&[0x08, 1][..], &[0x09, 1, 2, 3, 4, 5, 6, 7, 8], &[0x0d, 1, 2, 3, 4]].concat();
+        let group = [0x7b, 0x08, 1, 0x7c];
+        assert_eq!(operations_in_txn(&[&numbers, &group[..], &txn].concat()), 3);
     }
 }
