@@ -42,6 +42,9 @@ checks() {
     step 'lints' cargo clippy "${CARGO_SELECTION[@]}" --all-targets -- -D warnings || true
     # Only rustdoc reads its flags, so no dependency is compiled again for them.
     step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc "${CARGO_SELECTION[@]}" --no-deps || true
+    # A workspace of its own, which nothing else compiles.
+    step 'fuzz targets' env CARGO_TARGET_DIR="$CACHE_DIR/fuzz" \
+        cargo check --release --locked --quiet --manifest-path fuzz/Cargo.toml || true
 }
 
 # Compiled apart, while the torture runs, which leaves the processor half idle.

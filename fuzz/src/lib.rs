@@ -107,6 +107,9 @@ pub mod etcd_api {
 
 /// Stands in for the configuration: what the rules for requests look at.
 pub mod config {
+    /// The largest request that may be allowed.
+    pub const MOST_REQUEST_BYTES: usize = 62 << 20;
+
     /// Bounds on what one request may take.
     pub struct Limits {
         /// Longest key, in bytes.
