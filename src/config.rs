@@ -115,7 +115,7 @@ pub struct Config {
     pub snapshot_rate_bytes_per_second: Option<NonZeroU64>,
     /// Memory for the newest log entries.
     pub log_cache_bytes: usize,
-    /// Memory for blocks of the state that were read.
+    /// Memory for blocks of the state that were read, an eighth of it for records that were written lately.
     pub block_cache_bytes: usize,
     /// Memory for writes to the state that are not yet in its files.
     pub write_buffer_bytes: usize,
@@ -142,7 +142,7 @@ pub struct Limits {
     pub max_page_bytes: usize,
     /// Requests in progress at once.
     pub max_inflight_requests: usize,
-    /// Bytes of request bodies in memory at once; at least one longest request.
+    /// Bytes of request bodies and large answers in memory at once; at least one longest request.
     pub max_inflight_bytes: usize,
     /// Time after which a request is answered with a time-out.
     pub request_timeout: Duration,

@@ -178,7 +178,7 @@ options! {
     #[arg(env = "KVORUM_LOG_CACHE_BYTES", value_name = "BYTES", help_heading = RESOURCES)]
     log_cache_bytes: ByteSize = Some(ByteSize(64 << 20));
 
-    /// Memory for blocks of the state that were read (default 256MiB)
+    /// Memory for blocks of the state that were read, an eighth of it for records that were written lately (default 256MiB)
     #[arg(env = "KVORUM_BLOCK_CACHE_BYTES", value_name = "BYTES", help_heading = RESOURCES)]
     block_cache_bytes: ByteSize = Some(ByteSize(256 << 20));
 
