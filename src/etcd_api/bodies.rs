@@ -84,16 +84,13 @@ impl CallBytes {
         Self(Arc::new(Mutex::new(Counted { all: 0, held: inflight.hold() })))
     }
 
-    /// Counts `bytes` more until the call has ended.
-    ///
-    /// # Errors
-    /// When so many bytes are in flight that these don't fit.
-    pub(super) fn grow(&self, bytes: usize) -> Result<(), Status> {
+    /// Counts `bytes` more until the call has ended; false if that is too much.
+    pub(super) fn grow(&self, bytes: usize) -> bool {
         let mut counted = self.0.lock();
         let before = counted.all.max(UNCOUNTED_BYTES);
         counted.all = counted.all.saturating_add(bytes);
         let more = counted.all.max(UNCOUNTED_BYTES) - before;
-        if more == 0 || counted.held.grow(more) { Ok(()) } else { Err(too_many()) }
+        more == 0 || counted.held.grow(more)
     }
 }
 
@@ -151,7 +148,7 @@ where
             let operations = (this.count_operations)(data);
             this.operations += operations;
             let size = data.len().saturating_add(operations.saturating_mul(OPERATION_BYTES));
-            if bytes.grow(size).is_err() {
+            if !bytes.grow(size) {
                 return Poll::Ready(Some(Err(Refusal(refused(this.operations)).into())));
             }
         }
@@ -186,8 +183,8 @@ impl<B> Weighed<B> {
     fn release(&mut self) -> Result<Frame<Bytes>, Status> {
         let whole = self.whole.split().freeze();
         let operations = operations_in_txn(whole.get(PREFIX_BYTES..).unwrap_or_default());
-        self.bytes.grow(operations.saturating_mul(OPERATION_BYTES)).map_err(|_| refused(operations))?;
-        Ok(Frame::data(whole))
+        let fits = self.bytes.grow(operations.saturating_mul(OPERATION_BYTES));
+        if fits { Ok(Frame::data(whole)) } else { Err(refused(operations)) }
     }
 }
 
@@ -294,7 +291,7 @@ where
         if !self.is_counted
             && let Some(bytes) = &self.bytes
         {
-            if bytes.grow(data.len()).is_err() {
+            if !bytes.grow(data.len()) {
                 return Poll::Ready(Some(trailers(&unanswered(self.method))));
             }
             self.is_counted = true;

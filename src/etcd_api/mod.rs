@@ -164,9 +164,10 @@ impl EtcdApi {
             else {
                 return Ok(response);
             };
-            Ok(match bytes.grow(usize::try_from(size).unwrap_or(usize::MAX)) {
-                Ok(()) => response.map(|body| Body::new(Leaving::counted(body, name, bytes, cut))),
-                Err(_) => gateway::failed(&bodies::unanswered(name)),
+            Ok(if bytes.grow(usize::try_from(size).unwrap_or(usize::MAX)) {
+                response.map(|body| Body::new(Leaving::counted(body, name, bytes, cut)))
+            } else {
+                gateway::failed(&bodies::unanswered(name))
             })
         })
     }

@@ -111,6 +111,7 @@ impl Leadership {
         let mut answers: FuturesUnordered<_> = first.iter().copied().map(ask).collect();
         let mut patience = pin!(tokio::time::sleep(PATIENCE));
         while !is_majority(membership, &confirmed) {
+            // None if those who were asked have answered or are silent.
             let next = tokio::select! {
                 biased;
                 next = answers.next() => next,
@@ -118,28 +119,24 @@ impl Leadership {
                     // The next round does not wait for them; what they take shows once they answer.
                     let silent = first.iter().filter(|voter| !confirmed.contains(voter));
                     silent.for_each(|voter| self.pace.lock().note(*voter, None));
-                    answers.extend(others.drain(..).map(ask));
-                    continue;
+                    None
                 }
             };
-            let Some((voter, answer)) = next else {
-                if others.is_empty() {
-                    return Err(Unconfirmed::TooFew { confirmed });
-                }
-                answers.extend(others.drain(..).map(ask));
-                continue;
-            };
-            match answer {
-                Ok(Ok(AppendEntriesResponse::HigherVote(_))) => return Err(Unconfirmed::Deposed),
-                Ok(Ok(
-                    AppendEntriesResponse::Success
-                    | AppendEntriesResponse::PartialSuccess(_)
-                    | AppendEntriesResponse::Conflict,
+            match next {
+                Some((_, Ok(Ok(AppendEntriesResponse::HigherVote(_))))) => return Err(Unconfirmed::Deposed),
+                Some((
+                    voter,
+                    Ok(Ok(
+                        AppendEntriesResponse::Success
+                        | AppendEntriesResponse::PartialSuccess(_)
+                        | AppendEntriesResponse::Conflict,
+                    )),
                 )) => {
                     confirmed.insert(voter);
                 }
+                None if others.is_empty() => return Err(Unconfirmed::TooFew { confirmed }),
                 // Nobody who is silent or talks nonsense confirms anything.
-                Ok(Err(_)) | Err(_) => answers.extend(others.drain(..).map(ask)),
+                Some((_, Ok(Err(_)) | Err(_))) | None => answers.extend(others.drain(..).map(ask)),
             }
         }
         // A call that is given up takes its connection with it, and the next round would
