@@ -61,11 +61,8 @@ impl WriteSession<'_> {
         most: Removal,
     ) -> Result<Result<TxnOutcome, Rejection>, StorageError> {
         let plan = self.plan(txn)?;
-        // All puts are looked at before any range, as etcd does: one reason is told.
-        for look in [Self::why_not_put, Self::why_not_range] {
-            if let Some(rejection) = self.why_impossible(&plan, look)? {
-                return Ok(Err(rejection));
-            }
+        if let Some(rejection) = self.why_impossible(&plan)? {
+            return Ok(Err(rejection));
         }
         let mut left = most;
         if !self.removes_within(&plan, &mut left)? {
@@ -95,16 +92,15 @@ impl WriteSession<'_> {
         Ok(Plan { succeeded, steps })
     }
 
-    /// Looks for what can't be done, by `look`, before anything is.
-    fn why_impossible(
-        &mut self,
-        plan: &Plan<'_>,
-        look: fn(&mut Self, &Op) -> Result<Option<Rejection>, StorageError>,
-    ) -> Result<Option<Rejection>, StorageError> {
+    /// Looks for what can't be done before anything is, in the order of the operations: of
+    /// several reasons, the first is told.
+    fn why_impossible(&mut self, plan: &Plan<'_>) -> Result<Option<Rejection>, StorageError> {
         for step in &plan.steps {
             let rejection = match step {
-                Step::Nested(nested) => self.why_impossible(nested, look)?,
-                Step::Op(op) => look(self, op)?,
+                Step::Nested(nested) => self.why_impossible(nested)?,
+                Step::Op(Op::Put(put)) => self.why_not_put(put)?,
+                Step::Op(Op::Range(request)) => self.why_not_range(request)?,
+                Step::Op(Op::Delete(_) | Op::Txn(_)) => None,
             };
             if rejection.is_some() {
                 return Ok(rejection);
@@ -113,16 +109,15 @@ impl WriteSession<'_> {
         Ok(None)
     }
 
-    fn why_not_range(&mut self, op: &Op) -> Result<Option<Rejection>, StorageError> {
-        let Op::Range(RangeRequest { at: Some(at), .. }) = op else { return Ok(None) };
-        match self.check_readable(*at) {
+    fn why_not_range(&self, request: &RangeRequest) -> Result<Option<Rejection>, StorageError> {
+        let Some(at) = request.at else { return Ok(None) };
+        match self.check_readable(at) {
             Ok(()) => Ok(None),
             Err(error) => rejection(error).map(Some),
         }
     }
 
-    fn why_not_put(&mut self, op: &Op) -> Result<Option<Rejection>, StorageError> {
-        let Op::Put(put) = op else { return Ok(None) };
+    fn why_not_put(&mut self, put: &PutOp) -> Result<Option<Rejection>, StorageError> {
         if (put.value.is_none() || put.lease.is_none()) && self.get(&put.key)?.is_none() {
             return Ok(Some(Rejection::KeyNotFound));
         }

@@ -226,9 +226,19 @@ impl Range {
     pub fn has_unknown_order(&self) -> bool {
         !(0..=2).contains(&self.order)
     }
+
+    /// Whether it asks for a state that may not be there.
+    pub fn has_revision(&self) -> bool {
+        self.revision != Revision::Exactly(0)
+    }
 }
 
 impl Put {
+    /// Whether it asks for something that may not be there: the key, or a lease.
+    pub fn may_be_impossible(&self) -> bool {
+        self.ignore_value || self.ignore_lease || self.lease != 0
+    }
+
     /// The request, which is the same for every server.
     pub fn request(&self) -> pb::PutRequest {
         pb::PutRequest {
@@ -334,6 +344,15 @@ impl Txn {
             Op::Range(range) => test(range),
             Op::Txn(txn) => txn.has_range(test),
             Op::Put(_) | Op::Delete(_) | Op::Nothing => false,
+        })
+    }
+
+    /// Whether any put of it, however deep, is one that the test picks.
+    pub fn has_put(&self, test: &impl Fn(&Put) -> bool) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| match op {
+            Op::Put(put) => test(put),
+            Op::Txn(txn) => txn.has_put(test),
+            Op::Range(_) | Op::Delete(_) | Op::Nothing => false,
         })
     }
 }

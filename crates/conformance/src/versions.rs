@@ -3,7 +3,7 @@
 //! The newest version is followed. A difference that stands here is no failure as long
 //! as one of the two servers claims to be older than the change and the other does not.
 
-use crate::step::{Range, Step};
+use crate::step::{Put, Range, Step};
 
 /// A change of behaviour between versions of etcd.
 pub struct Change {
@@ -16,15 +16,26 @@ pub struct Change {
 }
 
 /// Every known change, the oldest first.
-pub const CHANGES: [Change; 1] = [Change {
-    since: (3, 6),
-    reason: "an order that is none is refused; earlier versions take it for no order",
-    concerns: |step| {
-        let alone = matches!(step, Step::Range(range) if range.has_unknown_order());
-        let within = matches!(step, Step::Txn(txn) if txn.has_range(&Range::has_unknown_order));
-        alone || within
+pub const CHANGES: [Change; 2] = [
+    Change {
+        since: (3, 6),
+        reason: "an order that is none is refused; earlier versions take it for no order",
+        concerns: |step| {
+            let alone = matches!(step, Step::Range(range) if range.has_unknown_order());
+            let within = matches!(step, Step::Txn(txn) if txn.has_range(&Range::has_unknown_order));
+            alone || within
+        },
     },
-}];
+    Change {
+        since: (3, 6),
+        reason: "of several operations of a transaction that can't be done, the first is named; \
+                 earlier versions look at all puts before any range",
+        concerns: |step| {
+            matches!(step, Step::Txn(txn)
+                if txn.has_range(&Range::has_revision) && txn.has_put(&Put::may_be_impossible))
+        },
+    },
+];
 
 /// Whether two servers of these versions may answer the step differently because Kvorum, which
 /// claims a version that none of the others has, keeps etcd's rule where etcd overlooks it:
@@ -43,7 +54,7 @@ pub fn change_between(step: &Step, left: (u32, u32), right: (u32, u32)) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::{Delete, Keys, Op, Put, Txn};
+    use crate::step::{Delete, Keys, Op, Txn};
 
     const KVORUM: (u32, u32) = (3, 7);
     const ETCD: (u32, u32) = (3, 5);

@@ -45,8 +45,7 @@ impl Model {
     }
 
     fn run(&mut self, txn: &Txn) -> Result<TxnOutcome, Rejection> {
-        self.check_puts(txn)?;
-        self.check_ranges(txn)?;
+        self.check(txn)?;
         let before = self.now().clone();
         let mut run = Run { model: self, before: &before, state: before.clone(), changed: false };
         let outcome = run.branch(txn);
@@ -58,11 +57,11 @@ impl Model {
         Ok(outcome)
     }
 
-    /// What the branches that will be taken can't put.
-    fn check_puts(&self, txn: &Txn) -> Result<(), Rejection> {
+    /// The first operation of the branches that will be taken which can't be done.
+    fn check(&self, txn: &Txn) -> Result<(), Rejection> {
         for op in taken(self.now(), txn).1 {
             match op {
-                Op::Txn(nested) => self.check_puts(nested)?,
+                Op::Txn(nested) => self.check(nested)?,
                 Op::Put(put) => {
                     let keeps = put.value.is_none() || put.lease.is_none();
                     if keeps && !self.now().contains_key(&put.key) {
@@ -73,23 +72,12 @@ impl Model {
                         return Err(Rejection::LeaseNotFound { id });
                     }
                 }
-                Op::Range(_) | Op::Delete(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// What the branches that will be taken can't read.
-    fn check_ranges(&self, txn: &Txn) -> Result<(), Rejection> {
-        for op in taken(self.now(), txn).1 {
-            match op {
-                Op::Txn(nested) => self.check_ranges(nested)?,
                 Op::Range(RangeRequest { at: Some(at), .. }) => {
                     if let Some(rejection) = self.why_unreadable(*at) {
                         return Err(rejection);
                     }
                 }
-                Op::Range(_) | Op::Put(_) | Op::Delete(_) => {}
+                Op::Range(_) | Op::Delete(_) => {}
             }
         }
         Ok(())
