@@ -148,11 +148,11 @@ async fn without_power_the_log_is_what_was_synced_and_a_torn_batch_is_not_there(
             continue;
         }
         // Nothing else was requested, so the last picture is of this moment.
-        let picture = taken.load(Ordering::Acquire) - 1;
-        if last_picture == Some(picture) {
+        let picture = match taken.load(Ordering::Acquire).checked_sub(1) {
+            Some(picture) if last_picture != Some(picture) => picture,
             // A truncation of nothing needs no sync.
-            continue;
-        }
+            Some(_) | None => continue,
+        };
         let newer = album.join(picture.to_string());
         for _ in 0..3 {
             // The one right before it, which may be of a purge: tearing reaches no
