@@ -248,8 +248,7 @@ fn etcd_api(config: &Config, service: &Service, inflight_bytes: Arc<InflightByte
         inflight_bytes,
         body_patience: config.limits.request_timeout,
     };
-    let ready = service.clone();
-    EtcdApi::new(services::all(&context), Arc::new(move || ready.serving()), options)
+    EtcdApi::new(services::all(&context), Arc::new(service.clone()), options)
 }
 
 fn grpc_options(config: &Config) -> ServerOptions {

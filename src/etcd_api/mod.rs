@@ -44,8 +44,8 @@ use tonic::transport::server::TcpConnectInfo;
 use bodies::{Arriving, CallBytes, Cut, Leaving};
 pub use dispatch::Dispatch;
 use gate::{Bounds, Gate, Traffic};
-use health::Health;
-pub use health::Ready;
+pub use health::Condition;
+use health::{Health, Probe};
 pub use server::{GrpcServer, ServerOptions};
 
 use crate::inflight::InflightBytes;
@@ -99,16 +99,16 @@ pub struct EtcdApi {
     calls: Gate<Dispatch>,
     gateway: Gateway<Gate<Dispatch>>,
     inflight: Arc<InflightBytes>,
-    ready: Ready,
+    condition: Arc<dyn Condition>,
 }
 
 impl EtcdApi {
-    /// Serves `services`, and beside them health checks by what `ready` says, and reflection.
-    pub fn new(services: Dispatch, ready: Ready, options: EtcdOptions) -> Self {
+    /// Serves `services`, and beside them health checks by the node's `condition`, and reflection.
+    pub fn new(services: Dispatch, condition: Arc<dyn Condition>, options: EtcdOptions) -> Self {
         let (v1, v1alpha) = (reflection(), reflection());
         let services = services.and(|others| {
             others
-                .add_service(Health::server(Arc::clone(&ready)))
+                .add_service(Health::server(Arc::clone(&condition)))
                 .add_service(v1.build_v1().expect("the descriptors were compiled with this crate"))
                 .add_service(v1alpha.build_v1alpha().expect("the descriptors were compiled with this crate"))
                 .prepare()
@@ -126,7 +126,7 @@ impl EtcdApi {
             body_patience: options.body_patience,
         };
         let gateway = Gateway::new(calls.clone(), limits);
-        Self { gateway, calls, inflight: options.inflight_bytes, ready }
+        Self { gateway, calls, inflight: options.inflight_bytes, condition }
     }
 
     /// Answers one request: a gRPC call, a call in JSON, or a question for health or version.
@@ -140,8 +140,11 @@ impl EtcdApi {
         if is_grpc(&request) {
             return self.calls.clone().call(request.map(Body::new));
         }
-        match health::answer(request.method(), request.uri().path(), &self.ready) {
-            Some(response) => Box::pin(std::future::ready(Ok(response))),
+        match Probe::of(&request) {
+            Some(probe) => {
+                let condition = Arc::clone(&self.condition);
+                Box::pin(async move { Ok(probe.answer(&*condition).await) })
+            }
             None => self.json(request),
         }
     }

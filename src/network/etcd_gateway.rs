@@ -23,8 +23,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::paced;
 
-/// Where the calls are mounted.
-const PREFIX: &str = "/v3";
+/// Where the calls are mounted: under their own names, and under those of etcd 3.3.
+const PREFIXES: [&str; 2] = ["/v3", "/v3beta"];
 
 /// Pieces of a body that may wait to be taken.
 const PIECES_AHEAD: usize = 1;
@@ -50,10 +50,13 @@ pub(super) fn routes_with(
     stall: Duration,
 ) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + use<> {
     move |config| {
-        let calls = Arc::clone(&calls);
-        let answer =
-            move |request: HttpRequest, payload: Payload| call(Arc::clone(&calls), stall, request, payload);
-        config.service(web::scope(PREFIX).default_service(web::to(answer)));
+        for prefix in PREFIXES {
+            let calls = Arc::clone(&calls);
+            let answer = move |request: HttpRequest, payload: Payload| {
+                call(Arc::clone(&calls), stall, request, payload)
+            };
+            config.service(web::scope(prefix).default_service(web::to(answer)));
+        }
     }
 }
 

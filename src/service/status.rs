@@ -185,17 +185,11 @@ impl Service {
         }
     }
 
-    /// Whether this node can serve requests as far as it knows without asking
-    /// anyone, and if not, why.
-    pub fn serving(&self) -> Result<(), String> {
-        let view = self.inner.view.borrow();
-        if view.membership.get_node(&self.node_id()).is_none() {
-            return Err(format!("node {} is not a member of a cluster yet", self.node_id()));
-        }
-        if view.leader.is_none() {
-            return Err(format!("node {} knows of no leader", self.node_id()));
-        }
-        Ok(())
+    /// Whether this node is a member without a vote.
+    pub fn is_learner(&self) -> bool {
+        let membership = &self.inner.view.borrow().membership;
+        let node = self.node_id();
+        membership.get_node(&node).is_some() && !membership.voter_ids().any(|voter| voter == node)
     }
 
     /// Whether a leader that a quorum follows answers this node just now.

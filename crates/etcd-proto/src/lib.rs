@@ -15,7 +15,7 @@ mod tests;
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 pub use generated::{authpb, etcdserverpb, mvccpb, v3electionpb, v3lockpb};
-pub use methods::{METHODS, Method, UnprintableMessage, method, method_at};
+pub use methods::{METHODS, MalformedRequest, Method, UnprintableMessage, method, method_at};
 pub use operations::operations_in_txn;
 
 #[expect(missing_docs, clippy::all, clippy::pedantic, clippy::allow_attributes, reason = "generated")]

@@ -25,7 +25,7 @@ pub struct Method {
     ///
     /// # Errors
     /// What is wrong with the JSON, and where.
-    pub to_protobuf: fn(&[u8]) -> Result<Bytes, serde_json::Error>,
+    pub to_protobuf: fn(&[u8]) -> Result<Bytes, MalformedRequest>,
     /// Writes one encoded response as JSON: field names as defined, integers of 64 bits as
     /// strings, bytes as Base64, enumerations by name, and no field that has its default.
     ///
@@ -33,6 +33,37 @@ pub struct Method {
     /// The bytes are no such message, or hold an enumeration's number that has no name.
     pub to_json: fn(Bytes) -> Result<Vec<u8>, UnprintableMessage>,
 }
+
+/// JSON that is no request of the method.
+#[derive(Debug, Error)]
+pub enum MalformedRequest {
+    /// It is not JSON, or no object.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// A field holds what it can't.
+    #[error("{field}: {problem}")]
+    Field {
+        /// Where it is, such as `compare[0].version`.
+        field: String,
+        /// What is wrong with it, and the line and column.
+        problem: String,
+    },
+}
+
+impl MalformedRequest {
+    fn of(error: serde_path_to_error::Error<serde_json::Error>) -> Self {
+        let field = error.path().to_string();
+        let error = error.into_inner();
+        if error.is_syntax() || error.is_eof() || field == "." {
+            return Self::Json(error);
+        }
+        // A number is read as what it might be one after the other; that none fitted says little.
+        let problem = error.to_string().replace(NO_FORM_FITS, "not a number that fits the field");
+        Self::Field { field, problem }
+    }
+}
+
+const NO_FORM_FITS: &str = "data did not match any variant of untagged enum Content";
 
 /// A response that has no JSON form.
 #[derive(Debug, Error)]
@@ -50,13 +81,20 @@ pub fn method(path: &str) -> Option<&'static Method> {
     at_path(path).and_then(|at| METHODS.get(at))
 }
 
-/// The method that takes JSON at `http_path`.
+/// The method that takes JSON at `http_path`. The paths of etcd 3.3, which begin with
+/// `/v3beta`, lead to the same methods, as they still do in etcd.
 pub fn method_at(http_path: &str) -> Option<&'static Method> {
-    at_http_path(http_path).and_then(|at| METHODS.get(at))
+    let at = match http_path.strip_prefix("/v3beta/") {
+        Some(rest) => at_http_path(&format!("/v3/{rest}")),
+        None => at_http_path(http_path),
+    };
+    at.and_then(|at| METHODS.get(at))
 }
 
-fn request<M: Message + DeserializeOwned>(json: &[u8]) -> Result<Bytes, serde_json::Error> {
-    let message: M = serde_json::from_slice(json)?;
+fn request<M: Message + DeserializeOwned>(json: &[u8]) -> Result<Bytes, MalformedRequest> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let message: M = serde_path_to_error::deserialize(&mut reader).map_err(MalformedRequest::of)?;
+    reader.end()?;
     Ok(message.encode_to_vec().into())
 }
 

@@ -176,15 +176,17 @@ fn malformed_requests_are_refused_with_the_place() {
         ("null", "invalid type: null"),
         ("[]", "invalid type"),
         (r#"{"key":"Zm9v"}x"#, "trailing characters"),
-        (r#"{"key":"*"}"#, "line 1 column 10"),
-        (r#"{"limit":"9223372036854775808"}"#, "too large"),
-        (r#"{"limit":1.5}"#, "did not match"),
-        (r#"{"sort_order":"UPWARDS"}"#, "unknown variant"),
+        (r#"{"key":"*"}"#, "key: Invalid symbol 42, offset 0. at line 1 column 10"),
+        (r#"{"limit":"9223372036854775808"}"#, "limit: number too large"),
+        (r#"{"limit":1.5}"#, "limit: not a number that fits the field"),
+        (r#"{"sort_order":"UPWARDS"}"#, "sort_order: unknown variant"),
         (r#"{"key":"","key":""}"#, "duplicate field"),
     ] {
         let refusal = refusal("/v3/kv/range", json);
         assert!(refusal.contains(problem), "{json}: {refusal}");
     }
+    let refusal = refusal("/v3/kv/txn", r#"{"success":[{},{"request_put":{"lease":"x"}}]}"#);
+    assert!(refusal.starts_with("success[1].request_put.lease: invalid digit"), "{refusal}");
 }
 
 #[test]
@@ -292,7 +294,9 @@ fn every_method_is_in_the_table_with_its_paths() {
         assert_eq!(at(http).path, path);
     }
     assert!(method_at("/v3/kv").is_none());
-    assert!(method_at("/v3beta/kv/range").is_none());
+    assert_eq!(at("/v3beta/kv/range").path, "/etcdserverpb.KV/Range");
+    assert!(method_at("/v3alpha/kv/range").is_none());
+    assert!(method_at("/v3beta").is_none());
     assert!(method("/etcdserverpb.KV/Get").is_none());
 }
 

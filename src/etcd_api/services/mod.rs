@@ -6,6 +6,7 @@
 
 mod auth;
 mod cluster;
+mod condition;
 mod context;
 mod convert;
 mod election;

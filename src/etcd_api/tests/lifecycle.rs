@@ -17,6 +17,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
 use super::*;
+use crate::command::AlarmKind;
 use crate::inflight::InflightBytes;
 use crate::network::{HttpOptions, etcd_gateway, start_peer};
 
@@ -69,17 +70,80 @@ async fn probes_tell_health_and_version() {
     assert!(version.head.contains("content-type: application/json"), "{}", version.head);
     let health = fixture.call("GET", "/health", "").await;
     assert_eq!((health.status, health.body.as_str()), (200, r#"{"health":"true","reason":""}"#));
-    assert_eq!(fixture.call("GET", "/readyz", "").await.body, "ok\n");
     assert_eq!(fixture.call("HEAD", "/health", "").await.body, "");
-    let refusal = fixture.call("POST", "/health", "").await;
-    assert!(refusal.status == 405 && refusal.head.contains("allow: get, head"), "{}", refusal.head);
+    for path in ["/health", "/readyz", "/livez/serializable_read"] {
+        let refusal = fixture.call("POST", path, "").await;
+        assert!(refusal.status == 405 && refusal.head.contains("allow: get, head"), "{}", refusal.head);
+    }
+}
 
-    fixture.ready.store(false, Ordering::Relaxed);
-    let health = fixture.call("GET", "/health", "").await;
-    assert_eq!((health.status, health.body.as_str()), (503, r#"{"health":"false","reason":"no leader"}"#));
-    let readyz = fixture.call("GET", "/readyz", "").await;
-    assert_eq!((readyz.status, readyz.body.as_str()), (503, "no leader\n"));
-    assert_eq!(fixture.call("GET", "/livez", "").await.status, 200);
+impl Fixture {
+    /// The status and the body of the answer to a probe.
+    async fn probe(&self, path: &str) -> (u16, String) {
+        let answer = self.call("GET", path, "").await;
+        (answer.status, answer.body)
+    }
+}
+
+fn ok() -> (u16, String) {
+    (200, "ok\n".to_owned())
+}
+
+#[tokio::test]
+async fn readiness_is_told_check_by_check() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.probe("/readyz").await, ok());
+    let told =
+        "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n";
+    assert_eq!(fixture.probe("/readyz?verbose").await, (200, told.to_owned()));
+    assert_eq!(fixture.probe("/livez?verbose").await, (200, "[+]serializable_read ok\nok\n".to_owned()));
+    assert_eq!(fixture.probe("/readyz/unknown").await.0, 404);
+    assert_eq!(fixture.probe("/livez/linearizable_read").await.0, 404);
+    assert_eq!(fixture.probe("/readyzz").await.0, 404);
+
+    fixture.node.has_leader.store(false, Ordering::Relaxed);
+    fixture.node.is_learner.store(true, Ordering::Relaxed);
+    *fixture.node.alarms.lock() = vec![Alarm { kind: AlarmKind::Corrupt, member: 7 }];
+    let told = "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n\
+                [-]linearizable_read failed: no leader\n[-]non_learner failed: this member is a learner\n";
+    assert_eq!(fixture.probe("/readyz").await, (503, told.to_owned()));
+    let but_one = "/readyz?exclude=data_corruption&exclude=non_learner&exclude=of_another_version";
+    let told = "[+]serializable_read ok\n[-]linearizable_read failed: no leader\n";
+    assert_eq!(fixture.probe(but_one).await, (503, told.to_owned()));
+    assert_eq!(fixture.probe(&format!("{but_one}&exclude=linearizable_read")).await, ok());
+    assert_eq!(fixture.probe("/readyz/serializable_read").await, ok());
+    assert_eq!(fixture.probe("/readyz/non_learner").await.0, 503);
+}
+
+#[tokio::test]
+async fn a_node_without_a_leader_is_alive() {
+    let fixture = Fixture::new();
+    fixture.node.has_leader.store(false, Ordering::Relaxed);
+    let unhealthy = (503, r#"{"health":"false","reason":"no leader"}"#.to_owned());
+    assert_eq!(fixture.probe("/health").await, unhealthy);
+    let healthy = (200, r#"{"health":"true","reason":""}"#.to_owned());
+    for alive in ["/health?serializable=true", "/health?exclude=NOSPACE&serializable=true"] {
+        assert_eq!(fixture.probe(alive).await, healthy, "{alive}");
+    }
+    assert_eq!(fixture.probe("/livez").await, ok());
+
+    fixture.node.is_readable.store(false, Ordering::Relaxed);
+    assert_eq!(fixture.probe("/health?serializable=true").await.0, 503);
+    assert_eq!(fixture.probe("/livez").await, (503, "[-]serializable_read failed: broken\n".to_owned()));
+}
+
+#[tokio::test]
+async fn raised_alarms_are_unhealthy_unless_they_are_excluded() {
+    let fixture = Fixture::new();
+    *fixture.node.alarms.lock() = vec![Alarm { kind: AlarmKind::NoSpace, member: 7 }];
+    let unhealthy = (503, r#"{"health":"false","reason":"ALARM NOSPACE"}"#.to_owned());
+    assert_eq!(fixture.probe("/health").await, unhealthy);
+    assert_eq!(fixture.probe("/health?serializable=true").await, unhealthy);
+    assert_eq!(fixture.probe("/health?exclude=CORRUPT").await, unhealthy);
+    assert_eq!(fixture.probe("/health?exclude=NOSPACE").await.0, 200);
+    // Nodes that can't take more are ready for what they can.
+    assert_eq!(fixture.probe("/readyz").await, ok());
+    assert_eq!(fixture.probe("/livez").await, ok());
 }
 
 #[tokio::test]
@@ -96,7 +160,7 @@ async fn grpc_health_follows_readiness() {
 
     let mut changes = health.watch(ask("")).await.unwrap().into_inner();
     assert_eq!(changes.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    fixture.ready.store(false, Ordering::Relaxed);
+    fixture.node.has_leader.store(false, Ordering::Relaxed);
     assert_eq!(status(health.check(ask("")).await.unwrap()), ServingStatus::NotServing);
     let next = timeout(PATIENCE, changes.message()).await.unwrap();
     assert_eq!(next.unwrap().unwrap().status(), ServingStatus::NotServing);

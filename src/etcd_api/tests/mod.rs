@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
 use kvorum_etcd_proto::v3lockpb::lock_server::LockServer;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -22,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use self::services::{Locks, Watches};
 use super::*;
+use crate::command::Alarm;
 
 /// Far beyond what any answer takes, so that a hang fails instead of waiting.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,7 +34,45 @@ const MAX_REQUEST_BYTES: usize = 64 << 10;
 struct Fixture {
     server: GrpcServer,
     api: EtcdApi,
-    ready: Arc<AtomicBool>,
+    node: Arc<Node>,
+}
+
+/// What the probed node says of itself.
+struct Node {
+    has_leader: AtomicBool,
+    is_readable: AtomicBool,
+    is_learner: AtomicBool,
+    alarms: Mutex<Vec<Alarm>>,
+}
+
+impl Node {
+    fn sound() -> Self {
+        Self {
+            has_leader: AtomicBool::new(true),
+            is_readable: AtomicBool::new(true),
+            is_learner: AtomicBool::new(false),
+            alarms: Mutex::new(Vec::new()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Condition for Node {
+    async fn confirmed(&self) -> Result<(), String> {
+        if self.has_leader.load(Ordering::Relaxed) { Ok(()) } else { Err("no leader".to_owned()) }
+    }
+
+    async fn readable(&self) -> Result<(), String> {
+        if self.is_readable.load(Ordering::Relaxed) { Ok(()) } else { Err("broken".to_owned()) }
+    }
+
+    fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Relaxed)
+    }
+
+    fn alarms(&self) -> Vec<Alarm> {
+        self.alarms.lock().clone()
+    }
 }
 
 fn limits() -> EtcdOptions {
@@ -50,21 +90,15 @@ impl Fixture {
     }
 
     fn with(limits: EtcdOptions, options: ServerOptions) -> Self {
-        let ready = Arc::new(AtomicBool::new(true));
+        let node = Arc::new(Node::sound());
         let max_message_bytes = max_message_bytes(limits.max_request_bytes);
         let services = Routes::new(LockServer::new(Locks).max_decoding_message_size(max_message_bytes))
             .add_service(WatchServer::new(Watches));
-        let asked = Arc::clone(&ready);
-        let is_ready: Ready =
-            Arc::new(
-                move || {
-                    if asked.load(Ordering::Relaxed) { Ok(()) } else { Err("no leader".to_owned()) }
-                },
-            );
-        let api = EtcdApi::new(services.into(), is_ready, limits);
+        let condition: Arc<dyn Condition> = Arc::<Node>::clone(&node);
+        let api = EtcdApi::new(services.into(), condition, limits);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let server = GrpcServer::start(listener, api.clone(), options, &Handle::current()).unwrap();
-        Self { server, api, ready }
+        Self { server, api, node }
     }
 
     fn addr(&self) -> SocketAddr {

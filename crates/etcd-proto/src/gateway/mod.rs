@@ -24,7 +24,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
-use crate::{Method, method_at};
+use crate::{MalformedRequest, Method, method_at};
 use documents::Documents;
 use frames::{Messages, frame};
 
@@ -350,6 +350,6 @@ fn failure(headers: &HeaderMap) -> Option<Status> {
     Status::from_header_map(headers).filter(|status| status.code() != tonic::Code::Ok)
 }
 
-fn malformed(error: &serde_json::Error) -> Status {
+fn malformed(error: &MalformedRequest) -> Status {
     Status::invalid_argument(format!("the request is malformed: {error}"))
 }

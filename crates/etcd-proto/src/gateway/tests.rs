@@ -358,7 +358,7 @@ async fn an_error_ends_a_stream_with_a_line() {
 #[tokio::test]
 async fn a_malformed_request_ends_a_stream_though_the_service_stays_open() {
     for (requests, message) in [
-        (r#"{"create_request":7}"#, "the request is malformed: invalid type: integer `7`"),
+        (r#"{"create_request":7}"#, "the request is malformed: create_request: invalid type: integer `7`"),
         ("{} x", "a request must be a JSON object"),
         (r#"{"create_request":{"#, "the body ends inside a JSON object"),
         (
