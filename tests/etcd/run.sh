@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Kvorum as etcd's clients see it: etcdctl beside etcd itself, the tests of clients
-# that others wrote, random calls beside etcd, the promises of watches while nodes are
-# killed, and snapshot files that etcd restores and saves.
+# that others wrote, PostgreSQL under Patroni, random calls beside etcd, the promises of
+# watches while nodes are killed, and snapshot files that etcd restores and saves.
 #
 #   tests/etcd/run.sh BINARY [--sequences N] [--seed N] [--long]
 #
@@ -11,7 +11,7 @@
 # says; the example that writes snapshot files in examples/ there, or where SAMPLE says.
 #
 # ETCD_RESULTS may name a file that gets a line for each part: verdict, seconds, name.
-# ETCD_BASE_PORT is the first of 400 ports. The default is below those that the system
+# ETCD_BASE_PORT is the first of 440 ports. The default is below those that the system
 # gives to connections, so that none of these takes one of them.
 set -euo pipefail
 
@@ -66,6 +66,8 @@ run_clients() {
     apart part 'etcd3gw (Python, JSON gateway)' "$ETCD_TESTS/etcd3gw.sh" "127.0.0.1:$((BASE_PORT + 201))"
     apart part 'etcd3 (Node.js)' "$ETCD_TESTS/etcd3.sh" "127.0.0.1:$((BASE_PORT + 202))"
     apart part 'etcd-sdk-python' "$ETCD_TESTS/etcd-sdk-python.sh" "127.0.0.1:$((BASE_PORT + 220))"
+    # Mostly waits, for a leadership that nobody renews to end.
+    ETCD_BASE_PORT=$((BASE_PORT + 400)) apart part 'PostgreSQL under Patroni' "$ETCD_TESTS/patroni.sh" "$BINARY"
     settle || all_pass=0
     if ((!all_pass)); then
         failed=1

@@ -533,6 +533,28 @@ fn what_is_replaced_and_removed_shares_the_room_and_the_change_happens_all_the_s
 }
 
 #[test]
+fn of_several_impossible_operations_the_first_is_named() {
+    let (_dir, store) = range_of(1);
+    let future = Op::Range(RangeRequest { at: Some(99), ..RangeRequest::of(KeyRange::all()) });
+    let keeps_nothing = Op::Put(PutOp {
+        key: "absent".into(),
+        value: Some("v".into()),
+        lease: None,
+        want_previous: false,
+    });
+    let within = |op: &Op| Op::Txn(all_of(vec![op.clone()]));
+    let run = |ops: Vec<Op>| {
+        let mut room = Room::of(PLENTY);
+        store.begin().run(&all_of(ops), true, &mut room, ANY).unwrap().unwrap_err()
+    };
+    let is_future = |rejection| matches!(rejection, Rejection::FutureRevision { requested: 99, .. });
+    assert!(is_future(run(vec![future.clone(), keeps_nothing.clone()])));
+    assert!(is_future(run(vec![within(&future), keeps_nothing.clone()])));
+    assert_eq!(run(vec![keeps_nothing.clone(), future.clone()]), Rejection::KeyNotFound);
+    assert_eq!(run(vec![within(&keeps_nothing), future]), Rejection::KeyNotFound);
+}
+
+#[test]
 fn a_transaction_that_would_remove_too_much_is_refused_before_it_changes_anything() {
     let (_dir, store) = range_of(10);
     let delete = |keys| Op::Delete(DeleteOp { keys, want_previous: false });
