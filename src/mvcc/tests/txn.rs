@@ -536,12 +536,8 @@ fn what_is_replaced_and_removed_shares_the_room_and_the_change_happens_all_the_s
 fn of_several_impossible_operations_the_first_is_named() {
     let (_dir, store) = range_of(1);
     let future = Op::Range(RangeRequest { at: Some(99), ..RangeRequest::of(KeyRange::all()) });
-    let keeps_nothing = Op::Put(PutOp {
-        key: "absent".into(),
-        value: Some("v".into()),
-        lease: None,
-        want_previous: false,
-    });
+    let keeps_nothing =
+        Op::Put(PutOp { key: "absent".into(), value: Some("v".into()), lease: None, want_previous: false });
     let within = |op: &Op| Op::Txn(all_of(vec![op.clone()]));
     let run = |ops: Vec<Op>| {
         let mut room = Room::of(PLENTY);
