@@ -270,8 +270,8 @@ async fn why_unhealthy(
     excluded: &BTreeSet<String>,
     is_serializable: bool,
 ) -> Result<(), String> {
-    let raised = condition.alarms().into_iter().map(|alarm| alarm.kind.to_string());
-    if let Some(kind) = raised.into_iter().find(|kind| !excluded.contains(kind)) {
+    let mut raised = condition.alarms().into_iter().map(|alarm| alarm.kind.to_string());
+    if let Some(kind) = raised.find(|kind| !excluded.contains(kind)) {
         return Err(format!("ALARM {kind}"));
     }
     if is_serializable { condition.readable().await } else { condition.confirmed().await }

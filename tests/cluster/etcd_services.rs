@@ -78,6 +78,33 @@ async fn every_node_lists_all_members_also_one_that_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_a_majority_is_alive_and_not_healthy() {
+    let mut cluster = with_grpc().form(3).await;
+    let leader = cluster.leader().await;
+    let addr = cluster.status(leader).await.grpc_addr.unwrap();
+    for path in ["/health", "/livez", "/readyz"] {
+        assert_eq!(cluster.http.get(&addr, path).await.status, 200, "{path}");
+    }
+    for other in (1..=3).filter(|id| *id != leader) {
+        cluster.node(other).kill();
+    }
+    // At once, when it still takes itself for the leader, and later.
+    for _ in 0..2 {
+        let answer = cluster.http.get(&addr, "/health").await;
+        assert_eq!((answer.status, &answer.json()["health"]), (503, &json!("false")), "{}", answer.text());
+        let answer = cluster.http.get(&addr, "/readyz").await;
+        assert!(
+            answer.status == 503 && answer.text().contains("[-]linearizable_read failed: "),
+            "{}",
+            answer.text()
+        );
+        for path in ["/livez", "/health?serializable=true", "/readyz?exclude=linearizable_read"] {
+            assert_eq!(cluster.http.get(&addr, path).await.status, 200, "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_agree_on_leader_and_hashes() {
     let cluster = with_grpc().form(3).await;
     for number in 0..20 {

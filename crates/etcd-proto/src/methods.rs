@@ -34,6 +34,9 @@ pub struct Method {
     pub to_json: fn(Bytes) -> Result<Vec<u8>, UnprintableMessage>,
 }
 
+/// What serde says of a number that is none of those that it tries.
+const NO_FORM_FITS: &str = "data did not match any variant of untagged enum Content";
+
 /// JSON that is no request of the method.
 #[derive(Debug, Error)]
 pub enum MalformedRequest {
@@ -57,13 +60,10 @@ impl MalformedRequest {
         if error.is_syntax() || error.is_eof() || field == "." {
             return Self::Json(error);
         }
-        // A number is read as what it might be one after the other; that none fitted says little.
         let problem = error.to_string().replace(NO_FORM_FITS, "not a number that fits the field");
         Self::Field { field, problem }
     }
 }
-
-const NO_FORM_FITS: &str = "data did not match any variant of untagged enum Content";
 
 /// A response that has no JSON form.
 #[derive(Debug, Error)]
