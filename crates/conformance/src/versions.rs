@@ -22,7 +22,7 @@ pub const CHANGES: [Change; 2] = [
         reason: "an order that is none is refused; earlier versions take it for no order",
         concerns: |step| {
             let alone = matches!(step, Step::Range(range) if range.has_unknown_order());
-            let within = matches!(step, Step::Txn(txn) if txn.has_range(&Range::has_unknown_order));
+            let within = matches!(step, Step::Txn(txn) if txn.has_range(Range::has_unknown_order));
             alone || within
         },
     },
@@ -32,7 +32,7 @@ pub const CHANGES: [Change; 2] = [
                  earlier versions look at all puts before any range",
         concerns: |step| {
             matches!(step, Step::Txn(txn)
-                if txn.has_range(&Range::has_revision) && txn.has_put(&Put::may_be_impossible))
+                if txn.has_range(Range::has_revision) && txn.has_put(Put::may_be_impossible))
         },
     },
 ];
@@ -54,7 +54,7 @@ pub fn change_between(step: &Step, left: (u32, u32), right: (u32, u32)) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::{Delete, Keys, Op, Txn};
+    use crate::step::{Delete, Keys, Op, Revision, Txn};
 
     const KVORUM: (u32, u32) = (3, 7);
     const ETCD: (u32, u32) = (3, 5);
@@ -95,6 +95,39 @@ mod tests {
         ] {
             let step = Step::Txn(txn(&seen));
             assert!(!kept_rule(&step, ETCD, KVORUM), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn which_of_two_reasons_is_told_may_differ_and_only_between_versions() {
+        let keys = Keys { key: "a".into(), end: "".into() };
+        let range = |revision| {
+            Op::Range(Range {
+                keys: keys.clone(),
+                limit: 0,
+                revision,
+                order: 0,
+                target: 0,
+                serializable: false,
+                keys_only: false,
+                count_only: false,
+                bounds: [Revision::Exactly(0); 4],
+            })
+        };
+        let leased = Op::Put(Put {
+            key: "b".into(),
+            value: "x".into(),
+            lease: 7,
+            previous: false,
+            ignore_value: false,
+            ignore_lease: false,
+        });
+        let past = Revision::Since(1);
+        let both = Step::Txn(txn(&[range(past), Op::Txn(txn(std::slice::from_ref(&leased)))]));
+        assert!(change_between(&both, ETCD, KVORUM).is_some());
+        assert!(change_between(&both, (3, 6), KVORUM).is_none());
+        for one in [vec![range(past), put()], vec![range(Revision::Exactly(0)), leased]] {
+            assert!(change_between(&Step::Txn(txn(&one)), ETCD, KVORUM).is_none(), "{one:?}");
         }
     }
 }
