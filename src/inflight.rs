@@ -2,10 +2,14 @@
 //!
 //! Whoever holds more than fits is refused at once, because what waits in line here would hold
 //! its bytes meanwhile. What is held is given back when its [`Held`] is dropped, whatever way the
-//! request ends.
+//! request ends. An answer counts from where its items are collected until it has left: the
+//! [`AnswerBytes`] that count it go with it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Answers up to this size are not counted: counting them would cost more than it tells.
+pub const UNCOUNTED_ANSWER_BYTES: usize = 64 << 10;
 
 /// Counts the bytes in flight.
 #[derive(Debug)]
@@ -23,6 +27,15 @@ impl InflightBytes {
     /// What a request holds, which is nothing at first.
     pub fn hold(self: &Arc<Self>) -> Held {
         Held { bytes: 0, of: Arc::clone(self) }
+    }
+
+    /// What an answer of `bytes` counts; `None` if that is too much.
+    pub fn hold_answer(self: &Arc<Self>, bytes: usize) -> Option<AnswerBytes> {
+        if bytes <= UNCOUNTED_ANSWER_BYTES {
+            return Some(AnswerBytes::default());
+        }
+        let mut held = self.hold();
+        held.grow(bytes).then(|| held.into())
     }
 
     /// Bytes in flight.
@@ -48,6 +61,16 @@ impl Held {
         taken
     }
 
+    /// The bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        self.shrink(self.bytes.saturating_sub(bytes));
+    }
+
     /// Gives `bytes` back, of those that [`Self::grow`] took.
     pub fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
@@ -55,6 +78,32 @@ impl Held {
         self.of.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
+
+/// What an answer counts, until the last clone is dropped. No part of what the answer says, so
+/// that any two are equal.
+#[derive(Debug, Clone, Default)]
+pub struct AnswerBytes(Option<Arc<Held>>);
+
+impl AnswerBytes {
+    /// The bytes; zero if the answer is too small to count.
+    pub fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |held| held.bytes)
+    }
+}
+
+impl From<Held> for AnswerBytes {
+    fn from(held: Held) -> Self {
+        Self((held.bytes > 0).then(|| Arc::new(held)))
+    }
+}
+
+impl PartialEq for AnswerBytes {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for AnswerBytes {}
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -91,6 +140,20 @@ mod tests {
         first.shrink(100);
         assert_eq!(inflight.held(), 5);
         drop((first, second));
+        assert_eq!(inflight.held(), 0);
+    }
+
+    #[test]
+    fn an_answer_counts_once_until_its_last_copy_is_gone() {
+        let inflight = InflightBytes::new(3 * UNCOUNTED_ANSWER_BYTES);
+        let small = inflight.hold_answer(UNCOUNTED_ANSWER_BYTES).unwrap();
+        assert_eq!((small.count(), inflight.held()), (0, 0));
+        let large = inflight.hold_answer(2 * UNCOUNTED_ANSWER_BYTES).unwrap();
+        let copy = large.clone();
+        drop(large);
+        assert_eq!((copy.count(), inflight.held()), (2 * UNCOUNTED_ANSWER_BYTES, 2 * UNCOUNTED_ANSWER_BYTES));
+        assert!(inflight.hold_answer(UNCOUNTED_ANSWER_BYTES + 1).is_none());
+        drop(copy);
         assert_eq!(inflight.held(), 0);
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::command::json_bytes;
+use crate::inflight::AnswerBytes;
 
 /// A key's value with its history in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +237,9 @@ pub struct RangeResult {
     pub count: u64,
     /// Whether the answer grew too large to be kept, so that `items` is not whole.
     pub truncated: bool,
+    /// What a read alone counts among all that is in flight.
+    #[serde(skip)]
+    pub counted: AnswerBytes,
 }
 
 #[cfg(test)]

@@ -72,9 +72,8 @@ pub fn start_node(config: &Config, fatal: FatalHook) -> Result<Node, StartError>
 
     let addrs = Addrs { advertise: advertise_addr, http: http_addr, grpc: grpc_addr };
     let replica = start_replica(config, data, addrs, fatal, runtime.handle().clone());
-    let Replica { service, raft, log, store, inbound } = runtime.block_on(replica)?;
+    let Replica { service, raft, log, store, inbound, inflight } = runtime.block_on(replica)?;
 
-    let inflight = InflightBytes::new(config.limits.max_inflight_bytes);
     let etcd = etcd_api(config, &service, Arc::clone(&inflight));
     let traffic = Arc::clone(etcd.traffic());
     service.show_figures(move |out| traffic.figures(out));

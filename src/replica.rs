@@ -14,6 +14,7 @@ use crate::Raft;
 use crate::config::{Config, PeerEncoding};
 use crate::engine::EngineOptions;
 use crate::error::StorageError;
+use crate::inflight::InflightBytes;
 use crate::mutants::Mutant;
 use crate::openraft_network::snapshot_sender::Pace;
 use crate::openraft_network::wire::Encoding;
@@ -81,6 +82,8 @@ pub struct Replica {
     pub store: StateMachineStore,
     /// The receiving end of messages from peers.
     pub inbound: Inbound,
+    /// What requests and answers in flight hold, of all fronts together.
+    pub inflight: Arc<InflightBytes>,
 }
 
 /// Starts a replica; its tasks run on `runtime`.
@@ -100,7 +103,8 @@ pub async fn start_replica(
         block_cache_bytes: config.block_cache_bytes,
         write_buffer_bytes: config.write_buffer_bytes,
     };
-    let store = StateMachineStore::open(&data, &engine, log.durable())?;
+    let inflight = InflightBytes::new(config.limits.max_inflight_bytes);
+    let store = StateMachineStore::open(&data, &engine, log.durable(), Arc::clone(&inflight))?;
     store.check_log()?;
 
     let secret = config.cluster_secret.as_ref().map(|secret| secret.expose().to_owned());
@@ -125,10 +129,11 @@ pub async fn start_replica(
         data: Arc::clone(&data),
         transport,
         runtime: runtime.clone(),
+        inflight: Arc::clone(&inflight),
     };
     let service = Service::start(parts, service_options(config, addrs, secret.clone()));
     let inbound = Inbound::new(raft.clone(), data, store.clone(), secret, runtime);
-    Ok(Replica { service, raft, log, store, inbound })
+    Ok(Replica { service, raft, log, store, inbound, inflight })
 }
 
 fn raft_config(config: &Config) -> Result<RaftConfig, StartError> {

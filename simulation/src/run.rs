@@ -10,6 +10,7 @@ use std::time::Duration;
 use kvorum::NodeId;
 use kvorum::error::Error;
 use kvorum::keyspace::{KeyRange, RangeRequest};
+use kvorum::mvcc::Room;
 use kvorum::simulation::Scope;
 use kvorum_torture::check::check;
 use kvorum_torture::history::{History, NodeState, Outcome};
@@ -314,7 +315,7 @@ fn states(cluster: &Rc<Cluster>, members: &BTreeSet<NodeId>) -> Vec<NodeState> {
     let mut states = Vec::new();
     for node in members {
         let Some(core) = cluster.core(*node) else { continue };
-        let read = core.store.store().read(&RangeRequest::of(KeyRange::all()), usize::MAX);
+        let read = core.store.store().read(&RangeRequest::of(KeyRange::all()), &mut Room::of(usize::MAX));
         let Ok((_, found)) = read else {
             cluster.problem(format!("node {node} can't be read"));
             continue;

@@ -1,12 +1,14 @@
 //! What applying a log entry answered, and its stored and sent form.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 
 use super::txn::{MAX_TXN_DEPTH, put_list, read_list};
 use crate::codec::{DecodeError, Reader, put_bytes, put_option};
+use crate::inflight::{AnswerBytes, InflightBytes};
 use crate::keyspace::{KeyValue, RangeResult, Record};
 
 const OUTCOME_VERSION: u8 = 1;
@@ -97,6 +99,21 @@ pub struct Outcome {
     pub result: OutcomeResult,
 }
 
+impl Outcome {
+    /// The outcome as it is answered: without a long answer, if that does not fit among
+    /// what is in `inflight`. Those who ask for long answers must not use up the memory of
+    /// the node, and what is applied can't be refused any more.
+    #[must_use]
+    pub fn counted_in(self, inflight: &Arc<InflightBytes>) -> Self {
+        let Self { revision, result: OutcomeResult::Txn(done) } = self else { return self };
+        let result = match inflight.hold_answer(done.item_bytes(size_of::<KeyValue>())) {
+            Some(counted) => OutcomeResult::Txn(TxnOutcome { counted, ..done }),
+            None => OutcomeResult::Rejected(Rejection::AnswerForgotten { revision }),
+        };
+        Self { revision, result }
+    }
+}
+
 /// The result part of an [`Outcome`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -156,6 +173,25 @@ pub struct TxnOutcome {
     /// One answer for each operation of the branch that was taken. Empty on
     /// replicas that nobody waits for.
     pub responses: Vec<OpOutcome>,
+    /// What it counts among all that is in flight.
+    #[serde(skip)]
+    pub counted: AnswerBytes,
+}
+
+impl TxnOutcome {
+    /// The bytes of all keys and values of it, and `per_item` for each key besides.
+    pub fn item_bytes(&self, per_item: usize) -> usize {
+        let sum = |items: &[KeyValue]| -> usize {
+            items.iter().map(|item| per_item + item.key.len() + item.record.value.len()).sum()
+        };
+        let of_response = |response: &OpOutcome| match response {
+            OpOutcome::Put { revision: _, previous } => sum(previous.as_slice()),
+            OpOutcome::Deleted { revision: _, count: _, previous } => sum(previous),
+            OpOutcome::Range { revision: _, found } => sum(&found.items),
+            OpOutcome::Txn(nested) => nested.item_bytes(per_item),
+        };
+        self.responses.iter().map(of_response).sum()
+    }
 }
 
 /// What one operation of a transaction did.
@@ -377,12 +413,13 @@ fn read_txn(r: &mut Reader, depth: usize) -> Result<TxnOutcome, DecodeError> {
                 more: r.bool("more")?,
                 count: r.u64("count")?,
                 truncated: r.bool("truncated")?,
+                counted: AnswerBytes::default(),
             },
         }),
         4 => Ok(OpOutcome::Txn(read_txn(r, depth)?)),
         tag => Err(DecodeError::UnknownTag { field: "answer", tag }),
     })?;
-    Ok(TxnOutcome { succeeded, responses })
+    Ok(TxnOutcome { succeeded, responses, counted: AnswerBytes::default() })
 }
 
 fn put_key_value(out: &mut Vec<u8>, item: &KeyValue) {

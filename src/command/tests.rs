@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::inflight::InflightBytes;
 use crate::keyspace::{KeyRange, KeyValue, RangeRequest, RangeResult, Record, RevisionBounds, Sort, SortBy};
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -138,17 +139,39 @@ fn txn_outcomes() -> impl Strategy<Value = TxnOutcome> {
             (any::<i64>(), items(), any::<u64>(), any::<[bool; 2]>()).prop_map(
                 |(revision, items, count, [more, truncated])| OpOutcome::Range {
                     revision,
-                    found: RangeResult { items, more, count, truncated }
+                    found: RangeResult { items, more, count, truncated, ..RangeResult::default() }
                 }
             ),
         ]
         .boxed();
     let txn = |response: BoxedStrategy<OpOutcome>| {
         (any::<bool>(), proptest::collection::vec(response, 0..3))
-            .prop_map(|(succeeded, responses)| TxnOutcome { succeeded, responses })
+            .prop_map(|(succeeded, responses)| TxnOutcome { succeeded, responses, ..TxnOutcome::default() })
     };
     let nested = prop_oneof![3 => response.clone(), 1 => txn(response).prop_map(OpOutcome::Txn)].boxed();
     txn(nested)
+}
+
+#[test]
+fn a_long_answer_that_does_not_fit_is_forgotten_and_a_short_one_never() {
+    let outcome = |value: usize| {
+        let value = vec![7; value].into();
+        let record = Record { value, create_revision: 1, mod_revision: 2, version: 2, lease: 0 };
+        let previous = Some(KeyValue { key: Bytes::from_static(b"k"), record });
+        let responses = vec![OpOutcome::Put { revision: 9, previous }];
+        let done = TxnOutcome { succeeded: true, responses, ..TxnOutcome::default() };
+        Outcome { revision: 9, result: OutcomeResult::Txn(done) }
+    };
+    let inflight = InflightBytes::new(100_000);
+    let long = outcome(80_000).counted_in(&inflight);
+    assert_eq!(long, outcome(80_000));
+    assert!(inflight.held() > 80_000);
+    let rejection = Rejection::AnswerForgotten { revision: 9 };
+    let forgotten = Outcome { revision: 9, result: OutcomeResult::Rejected(rejection) };
+    assert_eq!(outcome(80_000).counted_in(&inflight), forgotten);
+    assert_eq!(outcome(50_000).counted_in(&inflight), outcome(50_000));
+    drop(long);
+    assert_eq!(inflight.held(), 0);
 }
 
 fn outcomes() -> impl Strategy<Value = Outcome> {

@@ -21,13 +21,12 @@ use tokio::task::AbortHandle;
 use tonic::Status;
 use tonic::codegen::StdError;
 
-use crate::inflight::{Held, InflightBytes};
+use crate::inflight::{AnswerBytes, Held, InflightBytes, UNCOUNTED_ANSWER_BYTES};
 
 /// Of the bytes of a call, so many are not counted.
 const UNCOUNTED_BYTES: usize = 4 << 10;
-/// What leaves at a time, so that what has not left is still counted. Answers up to this size
-/// are not.
-const SLICE: usize = 64 << 10;
+/// What leaves at a time, so that what has not left is still counted.
+const SLICE: usize = UNCOUNTED_ANSWER_BYTES;
 /// What an operation of a transaction takes once it is read, roughly, besides its bytes.
 const OPERATION_BYTES: usize = 256;
 /// From so many on, it is their number that is too large, and not what else is in flight.
@@ -237,8 +236,10 @@ fn is_whole(data: &[u8]) -> bool {
 pub(super) struct Leaving<B> {
     body: B,
     method: &'static str,
-    /// `None` for streams, which are not counted.
+    /// `None` for streams, whose messages are not counted.
     bytes: Option<CallBytes>,
+    /// What it counts since it was made.
+    counted: AnswerBytes,
     cut: Option<Cut>,
     rest: Bytes,
     is_counted: bool,
@@ -247,21 +248,26 @@ pub(super) struct Leaving<B> {
 
 impl<B> Leaving<B> {
     /// An answer to a call of `method` that has `bytes`, and whose connection is `cut` if its
-    /// client takes nothing.
-    pub(super) fn new(body: B, method: &'static str, bytes: Option<CallBytes>, cut: Option<Cut>) -> Self {
-        Self { body, method, bytes, cut, rest: Bytes::new(), is_counted: false, guard: None }
+    /// client takes nothing. What it was made of is `counted`.
+    pub(super) fn new(
+        body: B,
+        method: &'static str,
+        bytes: Option<CallBytes>,
+        counted: AnswerBytes,
+        cut: Option<Cut>,
+    ) -> Self {
+        // From the start: a client may leave no room for the first byte.
+        let guard = cut.as_ref().filter(|_| counted.count() > 0).map(StallGuard::start);
+        Self { body, method, bytes, counted, cut, rest: Bytes::new(), is_counted: false, guard }
     }
 
-    /// The same, where so many bytes are counted already.
+    /// The same, where `bytes` count all of it already.
     pub(super) fn counted(body: B, method: &'static str, bytes: CallBytes, cut: Option<Cut>) -> Self {
         let guard = cut.as_ref().map(StallGuard::start);
-        Self { guard, is_counted: true, ..Self::new(body, method, Some(bytes), cut) }
+        Self { guard, is_counted: true, ..Self::new(body, method, Some(bytes), AnswerBytes::default(), cut) }
     }
 
     fn slice(&mut self) -> Frame<Bytes> {
-        if let Some(guard) = &self.guard {
-            guard.progress.fetch_add(1, Ordering::Relaxed);
-        }
         Frame::data(self.rest.split_to(self.rest.len().min(SLICE)))
     }
 }
@@ -277,6 +283,10 @@ where
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // The client has room for more.
+        if let Some(guard) = &self.guard {
+            guard.progress.fetch_add(1, Ordering::Relaxed);
+        }
         if !self.rest.is_empty() {
             return Poll::Ready(Some(Ok(self.slice())));
         }
@@ -291,11 +301,13 @@ where
         if !self.is_counted
             && let Some(bytes) = &self.bytes
         {
-            if !bytes.grow(data.len()) {
+            if !bytes.grow(data.len().saturating_sub(self.counted.count())) {
                 return Poll::Ready(Some(trailers(&unanswered(self.method))));
             }
             self.is_counted = true;
-            self.guard = self.cut.as_ref().map(StallGuard::start);
+            if self.guard.is_none() {
+                self.guard = self.cut.as_ref().map(StallGuard::start);
+            }
         }
         self.rest = data;
         Poll::Ready(Some(Ok(self.slice())))
@@ -449,7 +461,8 @@ mod tests {
         let inflight = InflightBytes::new(1 << 20);
         let answer =
             || Body::new(Full::new(Bytes::from(vec![7; 3 * SLICE + 1])).map_err(|never| match never {}));
-        let mut leaving = Leaving::new(answer(), READS[0], Some(CallBytes::of(&inflight)), None);
+        let mut leaving =
+            Leaving::new(answer(), READS[0], Some(CallBytes::of(&inflight)), AnswerBytes::default(), None);
         let mut sizes = Vec::new();
         while let Some(frame) = leaving.frame().await {
             sizes.push(frame.unwrap().into_data().unwrap().len());
@@ -459,12 +472,46 @@ mod tests {
         drop(leaving);
         assert_eq!(inflight.held(), 0);
 
-        let mut short =
-            Leaving::new(parts(vec![vec![0; SLICE]]), READS[0], Some(CallBytes::of(&inflight)), None);
+        let mut short = Leaving::new(
+            parts(vec![vec![0; SLICE]]),
+            READS[0],
+            Some(CallBytes::of(&inflight)),
+            AnswerBytes::default(),
+            None,
+        );
         short.frame().await.unwrap().unwrap();
         assert_eq!(inflight.held(), 0);
-        let mut stream = Leaving::new(answer(), "", None, None);
+        let mut stream = Leaving::new(answer(), "", None, AnswerBytes::default(), None);
         assert_eq!(stream.frame().await.unwrap().unwrap().into_data().unwrap().len(), 3 * SLICE + 1);
+    }
+
+    #[tokio::test]
+    async fn what_an_answer_was_made_of_goes_on_counting_for_it_and_not_twice() {
+        let inflight = InflightBytes::new(4 * SLICE);
+        let counted = inflight.hold_answer(3 * SLICE).unwrap();
+        let bytes = Some(CallBytes::of(&inflight));
+        let body = parts(vec![vec![0; 3 * SLICE + 100]]);
+        let mut leaving = Leaving::new(body, READS[0], bytes, counted, None);
+        assert_eq!(inflight.held(), 3 * SLICE);
+        let mut left = 0;
+        while let Some(frame) = leaving.frame().await {
+            left += frame.unwrap().into_data().unwrap().len();
+            assert!((3 * SLICE..4 * SLICE).contains(&inflight.held()));
+        }
+        assert_eq!(left, 3 * SLICE + 100);
+        drop(leaving);
+        assert_eq!(inflight.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_is_watched_from_the_start_if_what_it_asked_for_counts() {
+        let inflight = InflightBytes::new(4 * SLICE);
+        for (size, is_watched) in [(2 * SLICE, true), (1, false)] {
+            let counted = inflight.hold_answer(size).unwrap();
+            // Also if it is a stream, of messages that are not counted.
+            let leaving = Leaving::new(parts(vec![vec![0; 9]]), "", None, counted, Some(Cut::default()));
+            assert_eq!(leaving.guard.is_some(), is_watched, "{size}");
+        }
     }
 
     #[tokio::test]
@@ -473,7 +520,8 @@ mod tests {
         for (method, code) in [(READS[0], Code::ResourceExhausted), ("/etcdserverpb.KV/Put", Code::DataLoss)]
         {
             let bytes = Some(CallBytes::of(&inflight));
-            let mut leaving = Leaving::new(parts(vec![vec![0; 2 * SLICE]]), method, bytes, None);
+            let mut leaving =
+                Leaving::new(parts(vec![vec![0; 2 * SLICE]]), method, bytes, AnswerBytes::default(), None);
             let frame = leaving.frame().await.unwrap().unwrap();
             let status = Status::from_header_map(frame.trailers_ref().unwrap()).unwrap();
             assert_eq!(status.code(), code, "{method}");

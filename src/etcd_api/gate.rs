@@ -28,7 +28,7 @@ use tonic::codegen::Service;
 use tonic::{Code, Status};
 
 use super::bodies::{Arriving, CallBytes, Cut, Leaving, Weighed, too_many, trailers};
-use crate::inflight::InflightBytes;
+use crate::inflight::{AnswerBytes, InflightBytes};
 use crate::metrics::Figures;
 
 /// gRPC's codes are 0 to 16.
@@ -342,14 +342,15 @@ where
                     Ok(Status::deadline_exceeded("context deadline exceeded").into_http())
                 }),
             };
-            let Ok(response) = response;
+            let Ok(mut response) = response;
+            let counted = response.extensions_mut().remove::<AnswerBytes>().unwrap_or_default();
             passage.note(response.headers());
             Ok(response.map(|body| {
                 if passage.code.is_some() {
                     body
                 } else {
                     Body::new(Passing {
-                        body: Leaving::new(body, name, bytes.filter(|_| !streams), cut),
+                        body: Leaving::new(body, name, bytes.filter(|_| !streams), counted, cut),
                         passage,
                         closing,
                     })

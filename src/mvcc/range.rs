@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -10,6 +11,7 @@ use super::view::{Bounds, View, check_readable, corrupt_record};
 use super::{KeyValue, ReadError, Record, Store};
 use crate::command::{Compare, Op, OpOutcome, Relation, Target, Txn, TxnOutcome};
 use crate::error::StorageError;
+use crate::inflight::{AnswerBytes, Held, InflightBytes, UNCOUNTED_ANSWER_BYTES};
 use crate::keyspace::{KeyRange, RangeRequest, RangeResult, Sort, SortBy};
 
 /// What a walk meets: a key and its record, the value beside it.
@@ -63,6 +65,9 @@ impl Source for View<'_> {
     }
 }
 
+/// How much is counted at once while an answer grows.
+const COUNTED_AT_ONCE: usize = 256 << 10;
+
 /// The room that the items of one answer have together, however many parts it has.
 #[derive(Debug)]
 pub struct Room {
@@ -70,17 +75,38 @@ pub struct Room {
     used: usize,
     /// The most that was ever used, also by what the answer did not keep.
     most: usize,
+    /// What is counted of it among all that is in flight, if it is.
+    held: Option<Held>,
+    is_refused: bool,
 }
 
 impl Room {
     /// Room for `max` bytes.
     pub fn of(max: usize) -> Self {
-        Self { max, used: 0, most: 0 }
+        Self { max, used: 0, most: 0, held: None, is_refused: false }
+    }
+
+    /// The same, of which what is used counts as `inflight`. Not for what replicas must
+    /// agree on: how much is in flight differs from one to the next.
+    pub fn counted(max: usize, inflight: &Arc<InflightBytes>) -> Self {
+        Self { held: Some(inflight.hold()), ..Self::of(max) }
+    }
+
+    /// What the answer that was made in it counts.
+    pub fn into_counted(self) -> AnswerBytes {
+        let Some(mut held) = self.held else { return AnswerBytes::default() };
+        held.shrink_to(if self.used > UNCOUNTED_ANSWER_BYTES { self.used } else { 0 });
+        held.into()
+    }
+
+    /// Whether it is short because too much is in flight.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// Whether there was not enough, so that the answer is not whole.
     pub fn is_short(&self) -> bool {
-        self.used_more_than(self.max)
+        self.is_refused || self.used_more_than(self.max)
     }
 
     /// Whether more than `bytes` was in use at some time. How much room there is
@@ -92,8 +118,13 @@ impl Room {
     /// Takes the room of `item`; answers whether there was enough. Once there was
     /// not, there is none for anything.
     pub(super) fn take(&mut self, item: &KeyValue) -> bool {
+        self.take_bytes(size(item))
+    }
+
+    /// The same for what is no item.
+    pub fn take_bytes(&mut self, bytes: usize) -> bool {
         if !self.is_short() {
-            self.use_in_all(self.used + size(item));
+            self.use_in_all(self.used + bytes);
         }
         !self.is_short()
     }
@@ -101,6 +132,12 @@ impl Room {
     fn use_in_all(&mut self, bytes: usize) {
         self.used = bytes;
         self.most = self.most.max(bytes);
+        if let Some(held) = &mut self.held
+            && bytes > UNCOUNTED_ANSWER_BYTES.max(held.bytes())
+        {
+            let more = bytes - held.bytes();
+            self.is_refused |= !held.grow(more.max(COUNTED_AT_ONCE)) && !held.grow(more);
+        }
     }
 }
 
@@ -114,10 +151,7 @@ pub(super) fn read_range(
         return Ok(RangeResult { truncated: true, ..RangeResult::default() });
     }
     if let (KeyRange::One(key), None) = (&request.keys, request.at) {
-        let mut result = read_one(source.point(key)?, key, request);
-        result.items.retain(|item| room.take(item));
-        result.truncated = room.is_short();
-        return Ok(result);
+        return Ok(read_one(source.point(key)?, key, request, room));
     }
     let mut result = RangeResult::default();
     if request.count_only {
@@ -139,7 +173,7 @@ pub(super) fn read_range(
     Ok(result)
 }
 
-fn read_one(record: Option<Record>, key: &Bytes, request: &RangeRequest) -> RangeResult {
+fn read_one(record: Option<Record>, key: &Bytes, request: &RangeRequest, room: &mut Room) -> RangeResult {
     let Some(record) = record else { return RangeResult::default() };
     let mut result = RangeResult { count: 1, ..RangeResult::default() };
     if request.count_only || !request.revisions.admit(record.create_revision, record.mod_revision) {
@@ -150,7 +184,9 @@ fn read_one(record: Option<Record>, key: &Bytes, request: &RangeRequest) -> Rang
         return result;
     }
     let value = if request.keys_only { Bytes::new() } else { record.value.clone() };
-    result.items.push(KeyValue { key: key.clone(), record: Record { value, ..record } });
+    let item = KeyValue { key: key.clone(), record: Record { value, ..record } };
+    result.items.extend(room.take(&item).then_some(item));
+    result.truncated = room.is_short();
     result
 }
 
@@ -281,37 +317,36 @@ fn stands(compare: &Compare, record: &Record, value: &[u8]) -> bool {
 }
 
 impl Store {
-    /// Reads a range; answers the store's revision with it. Items take at most
-    /// `max_bytes`; what is more is left out, and the result says so.
+    /// Reads a range; answers the store's revision with it. Items that find no `room`
+    /// are left out, and the result says so.
     ///
     /// # Errors
     /// `Compacted` or `FutureRevision` if the request's revision can't be read.
-    pub fn read(&self, request: &RangeRequest, max_bytes: usize) -> Result<(i64, RangeResult), ReadError> {
+    pub fn read(&self, request: &RangeRequest, room: &mut Room) -> Result<(i64, RangeResult), ReadError> {
         if let KeyRange::One(key) = &request.keys {
             let lookup = self.get(key, request.at)?;
-            return Ok((lookup.revision, read_one(lookup.record, key, request)));
+            return Ok((lookup.revision, read_one(lookup.record, key, request, room)));
         }
         let mut view = View::new(&self.shared)?;
         if let Some(at) = request.at {
             check_readable(&view.head, at)?;
         }
-        let result = read_range(&mut view, request, &mut Room::of(max_bytes))?;
+        let result = read_range(&mut view, request, room)?;
         Ok((view.head.revision, result))
     }
 
-    /// Runs a transaction that changes nothing, all of it at one revision. The items
-    /// of all its ranges take at most `max_bytes`; what is more is left out, and the
-    /// results of those ranges say so.
+    /// Runs a transaction that changes nothing, all of it at one revision. Items of its
+    /// ranges that find no `room` are left out, and the results of those ranges say so.
     ///
     /// # Errors
     /// `Compacted` or `FutureRevision` if a range's revision can't be read.
     ///
     /// # Panics
     /// If the transaction may change something.
-    pub fn read_txn(&self, txn: &Txn, max_bytes: usize) -> Result<(i64, TxnOutcome), ReadError> {
+    pub fn read_txn(&self, txn: &Txn, room: &mut Room) -> Result<(i64, TxnOutcome), ReadError> {
         assert!(txn.is_read_only(), "only read-only transactions are run without consensus");
         let mut view = View::new(&self.shared)?;
-        let outcome = read_txn(&mut view, txn, &mut Room::of(max_bytes))?;
+        let outcome = read_txn(&mut view, txn, room)?;
         Ok((view.head.revision, outcome))
     }
 }
@@ -336,5 +371,5 @@ fn read_txn(view: &mut View<'_>, txn: &Txn, room: &mut Room) -> Result<TxnOutcom
             Op::Put(_) | Op::Delete(_) => unreachable!("a read-only transaction has no such operation"),
         });
     }
-    Ok(TxnOutcome { succeeded, responses })
+    Ok(TxnOutcome { succeeded, responses, ..TxnOutcome::default() })
 }

@@ -185,7 +185,7 @@ impl WriteSession<'_> {
                 responses.extend(response);
             }
         }
-        Ok(TxnOutcome { succeeded: plan.succeeded, responses })
+        Ok(TxnOutcome { succeeded: plan.succeeded, responses, ..TxnOutcome::default() })
     }
 
     fn carry_out_put(

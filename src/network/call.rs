@@ -106,7 +106,8 @@ impl<B: Backend> Call<B> {
         if permit.grow(bytes) { Ok(()) } else { Err(self.overloaded()) }
     }
 
-    fn overloaded(&self) -> Failure {
+    /// That too much is in flight.
+    pub(super) fn overloaded(&self) -> Failure {
         Error::Overloaded { node: self.backend().node_id() }.into()
     }
 

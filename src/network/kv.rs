@@ -2,10 +2,10 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{self, ContentType, HeaderName, HeaderValue};
-use base64::Engine as _;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::api::next_key;
@@ -216,13 +216,15 @@ pub(super) struct Item<'a> {
     key: Option<&'a str>,
     /// The key in base64, if it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
+    #[schema(value_type = Option<String>)]
+    key_base64: Option<InBase64<'a>>,
     /// The value, if it is UTF-8 and wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a str>,
     /// The value in base64, if it is not UTF-8 and wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
+    #[schema(value_type = Option<String>)]
+    value_base64: Option<InBase64<'a>>,
     /// The revision that created the key.
     create_revision: i64,
     /// The revision that last wrote the key.
@@ -234,11 +236,21 @@ pub(super) struct Item<'a> {
     lease: i64,
 }
 
+/// Bytes that are shown in base64, without a copy of them that is.
+#[derive(Debug)]
+pub(super) struct InBase64<'a>(&'a [u8]);
+
+impl Serialize for InBase64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+    }
+}
+
 /// Bytes as JSON shows them: as text if they are UTF-8, otherwise in base64.
-pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<String>) {
+pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<InBase64<'_>>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text), None),
-        Err(_) => (None, Some(STANDARD.encode(bytes))),
+        Err(_) => (None, Some(InBase64(bytes))),
     }
 }
 
@@ -333,21 +345,21 @@ pub(super) async fn list<B: Backend>(call: Call<B>) -> Result<HttpResponse, Fail
     };
     let page = call.backend().range(request, consistency).await?;
     let revision = page.at;
-    let json = if listing.count_only {
+    let mut response = HttpResponse::Ok();
+    if listing.count_only {
         let Some(count) = page.count else {
             let reason = "a count was not answered with a count".to_owned();
             return Err(Error::Internal { node: call.backend().node_id(), reason }.into());
         };
-        serde_json::to_vec(&CountAnswer { revision, count })
+        let answer = CountAnswer { revision, count };
+        paced::json_answer(&call, permit, &mut response, &answer, limits.max_page_bytes)
     } else {
         let cursor = next_key(call.backend(), &page)?
             .map(|next| Cursor { revision, start: listing.start, end: listing.end, next }.encode());
         let items = page.items.iter().map(|item| Item::of(item, listing.keys_only)).collect();
-        serde_json::to_vec(&ListAnswer { revision, items, more: page.more, cursor })
+        let answer = ListAnswer { revision, items, more: page.more, cursor };
+        paced::json_answer(&call, permit, &mut response, &answer, limits.max_page_bytes)
     }
-    .expect("numbers and strings have a JSON form");
-    permit.shrink(limits.max_page_bytes);
-    paced::json_answer(&call, permit, &mut HttpResponse::Ok(), json)
 }
 
 /// What a listing's query asks for.

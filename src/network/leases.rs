@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::backend::Backend;
 use super::call::Call;
 use super::error::{ErrorAnswer, Failure};
-use super::kv::text_or_base64;
+use super::kv::{InBase64, text_or_base64};
 use super::paced;
 use crate::error::Error;
 
@@ -70,7 +70,8 @@ pub(super) struct KeyAnswer<'a> {
     key: Option<&'a str>,
     /// The key in base64, if it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
+    #[schema(value_type = Option<String>)]
+    key_base64: Option<InBase64<'a>>,
 }
 
 /// A lease that has ended.
@@ -122,8 +123,7 @@ pub(super) async fn list<B: Backend>(call: Call<B>) -> Result<HttpResponse, Fail
     let permit = call.admit()?;
     let (revision, leases) = call.backend().leases().await?;
     let answer = LeasesAnswer { revision, leases };
-    let json = serde_json::to_vec(&answer).expect("numbers have a JSON form");
-    paced::json_answer(&call, permit, &mut HttpResponse::Ok(), json)
+    paced::json_answer(&call, permit, &mut HttpResponse::Ok(), &answer, 0)
 }
 
 /// Look at a lease.
@@ -144,13 +144,11 @@ pub(super) async fn list<B: Backend>(call: Call<B>) -> Result<HttpResponse, Fail
 pub(super) async fn get<B: Backend>(call: Call<B>) -> Result<HttpResponse, Failure> {
     let with_keys = call.query(&["keys"])?.flag("keys")?;
     let id = call.path_number("id")?;
-    let mut permit = call.admit()?;
+    let permit = call.admit()?;
     let known = call.backend().lease_time_to_live(id, with_keys).await?;
     if known.granted_ttl == 0 {
         return Err(Error::LeaseNotFound { id }.into());
     }
-    let bytes = known.keys.iter().map(bytes::Bytes::len).sum();
-    call.hold(&mut permit, bytes)?;
     let keys = known.keys.iter().map(|key| {
         let (key, key_base64) = text_or_base64(key);
         KeyAnswer { key, key_base64 }
@@ -162,9 +160,7 @@ pub(super) async fn get<B: Backend>(call: Call<B>) -> Result<HttpResponse, Failu
         granted_ttl: known.granted_ttl,
         keys: with_keys.then(|| keys.collect()),
     };
-    let json = serde_json::to_vec(&answer).expect("numbers and strings have a JSON form");
-    permit.shrink(bytes);
-    paced::json_answer(&call, permit, &mut HttpResponse::Ok(), json)
+    paced::json_answer(&call, permit, &mut HttpResponse::Ok(), &answer, 0)
 }
 
 /// Keep a lease alive.

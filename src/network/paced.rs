@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::error::Error;
 use std::fmt::Display;
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -23,11 +24,13 @@ use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use serde::Serialize;
 
 use super::admission::Permit;
 use super::backend::Backend;
 use super::call::Call;
 use super::error::Failure;
+use crate::inflight::AnswerBytes;
 
 /// What is handed to Actix at a time. Answers up to this size are not paced.
 const SLICE: usize = 64 << 10;
@@ -65,14 +68,67 @@ pub(super) fn answer<B: Backend>(
     Ok(response.body(BoxBody::new(Paced::whole(bytes, guard, permit))))
 }
 
-/// [`answer`] with JSON that has been written out already.
+/// [`answer`] with `answer` in JSON, which is counted as it is written. What it was made of
+/// counted `source_bytes` of the permit until then.
 pub(super) fn json_answer<B: Backend>(
     call: &Call<B>,
-    permit: Permit,
+    mut permit: Permit,
     response: &mut HttpResponseBuilder,
-    json: Vec<u8>,
+    answer: &impl Serialize,
+    source_bytes: usize,
 ) -> Result<HttpResponse, Failure> {
-    answer(call, permit, response.content_type(ContentType::json()), json.into())
+    let mut json = CountedJson { bytes: Vec::new(), counted: 0, permit: &mut permit };
+    // All that is answered has a JSON form, so that only counting can fail.
+    serde_json::to_writer(&mut json, answer).map_err(|_| call.overloaded())?;
+    let bytes: Bytes = json.bytes.into();
+    permit.shrink(source_bytes);
+    let response = response.content_type(ContentType::json());
+    if bytes.len() <= SLICE {
+        return Ok(response.body(bytes));
+    }
+    let guard = StallGuard::of(&call.request, call.shared.stall);
+    Ok(response.body(BoxBody::new(Paced::whole(bytes, guard, permit))))
+}
+
+/// JSON in the making. Text may take six times the bytes that it was, so that its length is
+/// only known once it is written.
+struct CountedJson<'a> {
+    bytes: Vec<u8>,
+    counted: usize,
+    permit: &'a mut Permit,
+}
+
+impl io::Write for CountedJson<'_> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        let length = self.bytes.len() + part.len();
+        if length > SLICE.max(self.counted) {
+            let more = (length - self.counted).next_multiple_of(SLICE);
+            if !self.permit.grow(more) {
+                return Err(io::ErrorKind::QuotaExceeded.into());
+            }
+            self.counted += more;
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Finishes `response` with `bytes`, and keeps what they count until they are out.
+pub(super) fn counted(
+    request: &HttpRequest,
+    response: &mut HttpResponseBuilder,
+    bytes: Bytes,
+    counted: Vec<AnswerBytes>,
+) -> HttpResponse {
+    if bytes.len() <= SLICE {
+        return response.body(bytes);
+    }
+    let guard = StallGuard::of(request, STALL);
+    response.body(BoxBody::new(Paced::whole(bytes, guard, counted)))
 }
 
 /// Finishes `response` with a body that is `first` and then all of `more`.
@@ -91,7 +147,7 @@ pub(super) fn stream<B: Backend>(
         rest: first,
         more: Box::pin(more),
         guard: StallGuard::of(&call.request, call.shared.stall),
-        _permit: Some(permit),
+        _held: permit,
     };
     response.body(BoxBody::new(body))
 }
@@ -106,7 +162,7 @@ pub(super) fn endless<B: Backend>(
 ) -> HttpResponse {
     let guard = StallGuard::of(&call.request, call.shared.stall);
     let (size, more) = (BodySize::Stream, Box::pin(more));
-    response.body(BoxBody::new(Paced { size, rest: first, more, guard, _permit: None }))
+    response.body(BoxBody::new(Paced { size, rest: first, more, guard, _held: () }))
 }
 
 /// Finishes `response` with what another front answers: `more`, of `length` bytes if that is
@@ -123,26 +179,28 @@ where
     E: Display + Into<Box<dyn Error>> + 'static,
 {
     let (size, guard) = (length.map_or(BodySize::Stream, BodySize::Sized), StallGuard::of(request, stall));
-    response.body(BoxBody::new(Paced { size, rest: Bytes::new(), more, guard, _permit: None }))
+    response.body(BoxBody::new(Paced { size, rest: Bytes::new(), more, guard, _held: () }))
 }
 
-struct Paced<S> {
+struct Paced<S, H> {
     size: BodySize,
     rest: Bytes,
     more: S,
     guard: StallGuard,
-    _permit: Option<Permit>,
+    /// What counts the answer, until it is out.
+    _held: H,
 }
 
-impl Paced<stream::Empty<Result<Bytes, Failure>>> {
-    fn whole(bytes: Bytes, guard: StallGuard, permit: Permit) -> Self {
+impl<H> Paced<stream::Empty<Result<Bytes, Failure>>, H> {
+    fn whole(bytes: Bytes, guard: StallGuard, held: H) -> Self {
         let size = BodySize::Sized(bytes.len() as u64);
-        Self { size, rest: bytes, more: stream::empty(), guard, _permit: Some(permit) }
+        Self { size, rest: bytes, more: stream::empty(), guard, _held: held }
     }
 }
 
-impl<S, E> MessageBody for Paced<S>
+impl<S, E, H> MessageBody for Paced<S, H>
 where
+    H: Unpin,
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: Display + Into<Box<dyn Error>>,
 {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::Failure;
+use super::paced;
 use crate::error::Error;
 use crate::openraft_network::Inbound;
 use crate::openraft_network::forward::{FORWARD, ForwardRequest, ManageRequest};
@@ -270,9 +271,12 @@ async fn forward(
         Err(response) => return response,
     };
     match ForwardRequest::decode(body) {
-        Ok(request) => {
-            let response = service.handle_forwarded(request).await;
-            HttpResponse::Ok().insert_header((CONTENT_TYPE, FORWARD)).body(response.encode())
+        Ok(forwarded) => {
+            let response = service.handle_forwarded(forwarded).await;
+            let (body, counted) = (response.encode(), response.counted());
+            let mut answer = HttpResponse::Ok();
+            answer.insert_header((CONTENT_TYPE, FORWARD));
+            paced::counted(&request, &mut answer, body, counted)
         }
         Err(error) => error_response(Error::Invalid(error.to_string())),
     }

@@ -19,7 +19,6 @@ use super::query::CONSISTENCY;
 use crate::command::{Compare, MAX_TXN_DEPTH, Op, OpOutcome, Relation, Target, Txn, TxnOutcome};
 use crate::error::Error;
 use crate::keyspace::{RangeRequest, RevisionBounds, Sort, SortBy};
-use crate::mvcc::KeyValue;
 use crate::service::Consistency;
 
 const EXPECTED: &str = r#"{"then":[{"put":{"key":"k","value":"v"}}]}"#;
@@ -359,12 +358,8 @@ pub(super) async fn txn<B: Backend>(mut call: Call<B>) -> Result<HttpResponse, F
         }
         Error::AnswerLost { revision, reason: "too much is in flight to hold it" }.into()
     };
-    let bytes = item_bytes(&done);
-    call.hold(&mut permit, bytes).map_err(unheld)?;
     let answer = TxnAnswer { revision, succeeded: done.succeeded, results };
-    let json = serde_json::to_vec(&answer).expect("numbers and strings have a JSON form");
-    permit.shrink(bytes);
-    paced::json_answer(&call, permit, &mut HttpResponse::Ok(), json).map_err(unheld)
+    paced::json_answer(&call, permit, &mut HttpResponse::Ok(), &answer, 0).map_err(unheld)
 }
 
 /// The results as they are shown; `None` if they are not those of `txn`.
@@ -398,18 +393,4 @@ fn result_of<'a>(op: &Op, response: &'a OpOutcome) -> Option<ResultAnswer<'a>> {
         }
         (Op::Put(_) | Op::Delete(_) | Op::Range(_) | Op::Txn(_), _) => return None,
     })
-}
-
-/// How many bytes of keys and values a transaction answers.
-fn item_bytes(done: &TxnOutcome) -> usize {
-    fn sum(items: &[KeyValue]) -> usize {
-        items.iter().map(|item| item.key.len() + item.record.value.len()).sum()
-    }
-    let of_response = |response: &OpOutcome| match response {
-        OpOutcome::Put { previous, .. } => sum(previous.as_slice()),
-        OpOutcome::Deleted { previous, .. } => sum(previous),
-        OpOutcome::Range { found, .. } => sum(&found.items),
-        OpOutcome::Txn(nested) => item_bytes(nested),
-    };
-    done.responses.iter().map(of_response).sum()
 }

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::backend::Backend;
 use super::call::Call;
 use super::error::{ErrorAnswer, Failure};
-use super::kv::{Item, text_or_base64};
+use super::kv::{InBase64, Item, text_or_base64};
 use super::paced;
 use super::query::Query;
 use crate::error::Error;
@@ -70,7 +70,8 @@ pub(super) enum EventBody<'a> {
         key: Option<&'a str>,
         /// The key in base64, if it is not UTF-8.
         #[serde(skip_serializing_if = "Option::is_none")]
-        key_base64: Option<String>,
+        #[schema(value_type = Option<String>)]
+        key_base64: Option<InBase64<'a>>,
         /// The revision that removed it.
         mod_revision: i64,
         /// The key as it was before, if that was asked for and is known.

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::wire::WIRE_VERSION;
 use crate::NodeId;
 use crate::codec::{DecodeError, Reader, put_bytes, put_option};
-use crate::command::{Outcome, Proposal};
+use crate::command::{Outcome, OutcomeResult, Proposal};
 use crate::error::Error;
+use crate::inflight::{AnswerBytes, UNCOUNTED_ANSWER_BYTES};
 
 /// `Content-Type` of forwarded writes and read-index requests.
 pub const FORWARD: &str = "application/vnd.kvorum.forward";
@@ -118,8 +119,23 @@ impl ForwardResponse {
         out.into()
     }
 
+    /// What the answers in it count on this node.
+    pub fn counted(&self) -> Vec<AnswerBytes> {
+        let Self::Write { results, .. } = self else { return Vec::new() };
+        let of_result = |result: &Result<Outcome, ForwardError>| match result {
+            Ok(Outcome { result: OutcomeResult::Txn(done), .. }) if done.counted.count() > 0 => {
+                Some(done.counted.clone())
+            }
+            Ok(_) | Err(_) => None,
+        };
+        results.iter().filter_map(of_result).collect()
+    }
+
     /// Reads what [`Self::encode`] wrote.
     pub fn decode(input: Bytes) -> Result<Self, DecodeError> {
+        // What is kept of a large answer must not keep all of it.
+        let apart = input.len() > UNCOUNTED_ANSWER_BYTES;
+        let own = |bytes: Bytes| if apart { Bytes::copy_from_slice(&bytes) } else { bytes };
         let mut r = Reader::new(input);
         r.version("forwarded answer", WIRE_VERSION)?;
         let response = match r.u8("forwarded answer")? {
@@ -127,7 +143,7 @@ impl ForwardResponse {
                 let count = r.u32("result count")? as usize;
                 let mut results = Vec::with_capacity(count.min(r.remaining()));
                 for _ in 0..count {
-                    results.push(read_result(&mut r, |r| Outcome::decode(r.bytes("outcome")?))?);
+                    results.push(read_result(&mut r, |r| Outcome::decode(own(r.bytes("outcome")?)))?);
                 }
                 Self::Write { results, applied_index: r.u64("applied index")? }
             }
@@ -360,7 +376,7 @@ impl ManageError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Command, OutcomeResult};
+    use crate::command::Command;
     use proptest::prelude::*;
 
     fn errors() -> impl Strategy<Value = ForwardError> {

@@ -105,7 +105,7 @@ impl Service {
             Rejection::FutureRevision { requested, current } => Error::FutureRevision { requested, current },
             Rejection::AnswerForgotten { revision } => Error::AnswerLost {
                 revision,
-                reason: "it was too large to be kept or carried to another node",
+                reason: "it was too large to be kept or carried to another node, or too much is in flight to hold it",
             },
             Rejection::NoSpace { member } => Error::NoSpace { member },
             Rejection::Corrupt { member } => Error::Corrupt { member },

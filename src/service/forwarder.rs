@@ -4,6 +4,7 @@
 //! wrote through this node finds the write in this node's own state (I1).
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,6 +13,7 @@ use super::handle::View;
 use super::write_queue::{Answer, Bounds, Waiting, WriteQueue};
 use crate::NodeId;
 use crate::command::Proposal;
+use crate::inflight::InflightBytes;
 use crate::openraft_network::Transport;
 use crate::openraft_network::forward::{FORWARD, ForwardError, ForwardRequest, ForwardResponse};
 use crate::openraft_network::transport::{CallError, Purpose};
@@ -30,9 +32,11 @@ pub(super) fn start(
     applied: watch::Receiver<u64>,
     runtime: &Handle,
     deadline: Duration,
+    inflight: Arc<InflightBytes>,
 ) -> WriteQueue {
     WriteQueue::start(runtime, BOUNDS, move |proposals, waiting| {
-        send(proposals, waiting, view.clone(), transport.clone(), applied.clone(), deadline)
+        let (transport, inflight) = (transport.clone(), Arc::clone(&inflight));
+        send(proposals, waiting, view.clone(), transport, applied.clone(), deadline, inflight)
     })
 }
 
@@ -43,6 +47,7 @@ async fn send(
     transport: Transport,
     applied: watch::Receiver<u64>,
     deadline: Duration,
+    inflight: Arc<InflightBytes>,
 ) {
     let leader = view.borrow().leader_addr();
     let answer = match leader {
@@ -60,7 +65,11 @@ async fn send(
     };
     match answer {
         // Apart, since the next batch need not wait for this node to catch up.
-        Ok(answer) => drop(spawn(answer_once_applied(answer, waiting, applied, deadline))),
+        Ok((results, index)) => {
+            // Here, where this node begins to hold what the leader held until now.
+            let results = results.into_iter().map(|result| result.map(|it| it.counted_in(&inflight)));
+            drop(spawn(answer_once_applied((results.collect(), index), waiting, applied, deadline)));
+        }
         Err(error) => waiting.fail(&error),
     }
 }

@@ -25,6 +25,7 @@ use super::{etcd_export, forwarder, proposer};
 use crate::command::Idempotency;
 use crate::config::Limits;
 use crate::error::Error;
+use crate::inflight::InflightBytes;
 use crate::metrics::Figures;
 use crate::openraft_network::Transport;
 use crate::store::data_dir::DataDir;
@@ -77,6 +78,8 @@ pub struct ServiceParts {
     pub transport: Transport,
     /// The runtime on which Raft runs.
     pub runtime: Handle,
+    /// All that is in flight on this node, which long answers count among.
+    pub inflight: Arc<InflightBytes>,
 }
 
 /// The cluster as this node sees it.
@@ -134,6 +137,7 @@ pub(super) struct Inner {
     pub(super) data: Arc<DataDir>,
     pub(super) transport: Transport,
     pub(super) runtime: Handle,
+    pub(super) inflight: Arc<InflightBytes>,
     pub(super) options: ServiceOptions,
     pub(super) view: watch::Receiver<View>,
     /// The way of writes into the log while this node leads.
@@ -162,7 +166,7 @@ impl Service {
     /// A service over `parts`; its background tasks run on their runtime and end
     /// with Raft.
     pub fn start(parts: ServiceParts, options: ServiceOptions) -> Self {
-        let ServiceParts { raft, log, store, data, transport, runtime } = parts;
+        let ServiceParts { raft, log, store, data, transport, runtime, inflight } = parts;
         let view = follow_view(&raft, &runtime);
         let counters = Arc::new(RequestCounters::default());
         let clock = TokenClock::new(store.clone(), view.clone());
@@ -173,6 +177,7 @@ impl Service {
             store.watch_applied(),
             &runtime,
             options.request_timeout,
+            Arc::clone(&inflight),
         );
         let read_index = ReadIndex::new(
             raft.clone(),
@@ -192,6 +197,7 @@ impl Service {
             data,
             transport,
             runtime,
+            inflight,
             options,
             view,
             proposer,

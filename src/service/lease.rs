@@ -17,8 +17,8 @@ use super::kv::Consistency;
 use super::renewals::{Renew, Renewed};
 use crate::command::{Command, Outcome, OutcomeResult, Write};
 use crate::error::Error;
-use crate::mvcc::{ReadError, Store};
-use crate::store::MAX_ANSWER_BYTES;
+use crate::inflight::AnswerBytes;
+use crate::mvcc::{ReadError, Room, Store};
 
 /// Longest time to live that can be asked for, in seconds.
 pub const MAX_LEASE_TTL: i64 = 9_000_000_000;
@@ -64,6 +64,8 @@ pub struct LeaseStatus {
     pub granted_ttl: i64,
     /// The keys that are attached to it, in order, if they were asked for.
     pub keys: Vec<Bytes>,
+    /// What they count among all that is in flight.
+    pub counted: AnswerBytes,
 }
 
 impl Service {
@@ -162,15 +164,17 @@ impl Service {
         let known = self.inner.store.leases().remaining(id, StdInstant::now());
         let revision = self.inner.store.store().revision();
         let Some((lease, ttl)) = known else {
-            return Ok(LeaseStatus { revision, id, ttl: -1, granted_ttl: 0, keys: Vec::new() });
+            let (keys, counted) = Default::default();
+            return Ok(LeaseStatus { revision, id, ttl: -1, granted_ttl: 0, keys, counted });
         };
-        let keys = if keys {
-            let found = self.scan(deadline, move |store| attached_keys(store, id)).await?;
-            found.ok_or(Error::AnswerTooLarge { limit: MAX_ANSWER_BYTES })?
+        let (keys, counted) = if keys {
+            let read = move |store: &Store, room: &mut Room| attached_keys(store, id, room);
+            let (keys, room) = self.read_into_room(deadline, false, read).await?;
+            (keys.ok_or_else(|| self.no_room(&room))?, room.into_counted())
         } else {
-            Vec::new()
+            Default::default()
         };
-        Ok(LeaseStatus { revision, id, ttl, granted_ttl: lease.ttl, keys })
+        Ok(LeaseStatus { revision, id, ttl, granted_ttl: lease.ttl, keys, counted })
     }
 
     /// The store's revision and the ids of all living leases, the next to expire
@@ -186,19 +190,18 @@ impl Service {
     }
 }
 
-/// All keys attached to a lease; `None` if they are too many for one answer.
-fn attached_keys(store: &Store, id: i64) -> Result<Option<Vec<Bytes>>, ReadError> {
+/// All keys attached to a lease; `None` if there is not enough room for them.
+fn attached_keys(store: &Store, id: i64, room: &mut Room) -> Result<Option<Vec<Bytes>>, ReadError> {
     let mut keys: Vec<Bytes> = Vec::new();
-    let mut room = MAX_ANSWER_BYTES;
     loop {
         let page = store.lease_keys(id, keys.last().map(Bytes::as_ref), KEYS_PAGE)?;
         if page.is_empty() {
             return Ok(Some(keys));
         }
         // A key costs what holds it too.
-        let size = page.iter().map(|key| key.len() + size_of::<Bytes>()).sum();
-        let Some(left) = room.checked_sub(size) else { return Ok(None) };
-        room = left;
+        if !room.take_bytes(page.iter().map(|key| key.len() + size_of::<Bytes>()).sum()) {
+            return Ok(None);
+        }
         keys.extend(page);
     }
 }

@@ -134,6 +134,8 @@ impl Service {
             "Leases that this node ended as the leader, as their time was up",
             get(&requests.leases_expired),
         );
+        let inflight = "Bytes of requests and answers that count against max_inflight_bytes";
+        out.gauge("inflight_bytes", inflight, self.inner.inflight.held());
         out.gauge("resident_memory_bytes", "Resident memory of the process", resident_bytes());
         out.gauge("uptime_seconds", "Seconds since the node started", self.inner.started.elapsed().as_secs());
     }

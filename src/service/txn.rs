@@ -12,7 +12,8 @@ use super::handle::{RequestCounters, Service};
 use super::kv::Consistency;
 use crate::command::{Command, Idempotency, Op, OpOutcome, OutcomeResult, Txn, TxnOutcome, Write};
 use crate::error::Error;
-use crate::keyspace::{KeyRange, KeyValue, RangeRequest, RangeResult};
+use crate::keyspace::{KeyRange, RangeRequest, RangeResult};
+use crate::mvcc::{ReadError, Room, Store};
 use crate::store::MAX_ANSWER_BYTES;
 
 /// Most single keys that a transaction reads where it is.
@@ -53,16 +54,13 @@ impl Service {
     async fn read_txn(&self, txn: Txn, consistency: Consistency) -> Result<(i64, TxnOutcome), Error> {
         let deadline = Instant::now() + self.inner.options.request_timeout;
         self.wait_to_read(consistency, deadline).await?;
-        let (revision, done) = if reads_single_keys(&txn) {
-            let read = self.inner.store.store().read_txn(&txn, MAX_ANSWER_BYTES);
-            read.map_err(|error| error.into_answer(self.node_id()))?
-        } else {
-            self.scan(deadline, move |store| store.read_txn(&txn, MAX_ANSWER_BYTES)).await?
-        };
+        let at_once = reads_single_keys(&txn);
+        let read = move |store: &Store, room: &mut Room| store.read_txn(&txn, room);
+        let ((revision, done), room) = self.read_into_room(deadline, at_once, read).await?;
         if is_cut(&done) {
-            return Err(Error::AnswerTooLarge { limit: MAX_ANSWER_BYTES });
+            return Err(self.no_room(&room));
         }
-        Ok((revision, done))
+        Ok((revision, TxnOutcome { counted: room.into_counted(), ..done }))
     }
 
     /// Reads a range; answers the store's revision with what was found.
@@ -78,16 +76,38 @@ impl Service {
         check_range(&request)?;
         let deadline = Instant::now() + self.inner.options.request_timeout;
         self.wait_to_read(consistency, deadline).await?;
-        let (revision, found) = if reads_one_key(&request) {
-            let read = self.inner.store.store().read(&request, MAX_ANSWER_BYTES);
-            read.map_err(|error| error.into_answer(self.node_id()))?
-        } else {
-            self.scan(deadline, move |store| store.read(&request, MAX_ANSWER_BYTES)).await?
-        };
+        let at_once = reads_one_key(&request);
+        let read = move |store: &Store, room: &mut Room| store.read(&request, room);
+        let ((revision, found), room) = self.read_into_room(deadline, at_once, read).await?;
         if found.truncated {
-            return Err(Error::AnswerTooLarge { limit: MAX_ANSWER_BYTES });
+            return Err(self.no_room(&room));
         }
-        Ok((revision, found))
+        Ok((revision, RangeResult { counted: room.into_counted(), ..found }))
+    }
+
+    /// Reads where it is, if that can be done `at_once`, or else as a scan; answers what
+    /// was read with the room that it takes.
+    pub(super) async fn read_into_room<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        at_once: bool,
+        read: impl FnOnce(&Store, &mut Room) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<(T, Room), Error> {
+        let mut room = Room::counted(MAX_ANSWER_BYTES, &self.inner.inflight);
+        let read = move |store: &Store| read(store, &mut room).map(|found| (found, room));
+        if at_once {
+            let found = read(&self.inner.store.store());
+            return found.map_err(|error| error.into_answer(self.node_id()));
+        }
+        self.scan(deadline, read).await
+    }
+
+    /// Why there was no more room for the answer to a read.
+    pub(super) fn no_room(&self, room: &Room) -> Error {
+        if room.is_refused() {
+            return Error::Overloaded { node: self.node_id() };
+        }
+        Error::AnswerTooLarge { limit: MAX_ANSWER_BYTES }
     }
 
     /// Makes revisions below `revision` unreadable; answers the store's revision.
@@ -168,17 +188,14 @@ fn is_cut(done: &TxnOutcome) -> bool {
 
 /// About how many bytes a message takes that carries the answer.
 pub(super) fn answer_bytes(done: &TxnOutcome) -> usize {
-    let response_bytes = |response: &OpOutcome| match response {
-        OpOutcome::Put { revision: _, previous } => previous.as_ref().map_or(0, item_bytes),
-        OpOutcome::Deleted { revision: _, count: _, previous } => previous.iter().map(item_bytes).sum(),
-        OpOutcome::Range { revision: _, found } => found.items.iter().map(item_bytes).sum(),
-        OpOutcome::Txn(nested) => answer_bytes(nested),
-    };
-    done.responses.iter().map(|response| PER_ANSWER + response_bytes(response)).sum()
-}
-
-fn item_bytes(item: &KeyValue) -> usize {
-    PER_ITEM + item.key.len() + item.record.value.len()
+    fn answers(done: &TxnOutcome) -> usize {
+        let nested = |response: &OpOutcome| match response {
+            OpOutcome::Txn(nested) => answers(nested),
+            OpOutcome::Put { .. } | OpOutcome::Deleted { .. } | OpOutcome::Range { .. } => 0,
+        };
+        done.responses.iter().map(|response| 1 + nested(response)).sum()
+    }
+    PER_ANSWER * answers(done) + done.item_bytes(PER_ITEM)
 }
 
 #[cfg(test)]
@@ -187,7 +204,7 @@ mod tests {
 
     use super::*;
     use crate::command::{Compare, Outcome, Relation, Target};
-    use crate::keyspace::Record;
+    use crate::keyspace::{KeyValue, Record};
 
     fn one(key: &'static str) -> KeyRange {
         KeyRange::One(Bytes::from_static(key.as_bytes()))
@@ -223,16 +240,14 @@ mod tests {
             KeyValue { key: Bytes::from_static(b"key"), record }
         };
         let found = RangeResult { items: vec![item(100), item(0)], count: 2, ..RangeResult::default() };
-        let inner = TxnOutcome { succeeded: false, responses: vec![OpOutcome::Range { revision: 1, found }] };
-        let done = TxnOutcome {
-            succeeded: true,
-            responses: vec![
-                OpOutcome::Put { revision: 1, previous: Some(item(1_000)) },
-                OpOutcome::Put { revision: 1, previous: None },
-                OpOutcome::Deleted { revision: 1, count: 1, previous: vec![item(10_000)] },
-                OpOutcome::Txn(inner),
-            ],
-        };
+        let outcome = |responses| TxnOutcome { succeeded: true, responses, ..TxnOutcome::default() };
+        let inner = outcome(vec![OpOutcome::Range { revision: 1, found }]);
+        let done = outcome(vec![
+            OpOutcome::Put { revision: 1, previous: Some(item(1_000)) },
+            OpOutcome::Put { revision: 1, previous: None },
+            OpOutcome::Deleted { revision: 1, count: 1, previous: vec![item(10_000)] },
+            OpOutcome::Txn(inner),
+        ]);
         let weighed = answer_bytes(&done);
         let sent = Outcome { revision: 1, result: OutcomeResult::Txn(done) }.encode().len();
         assert!((sent..sent + 200).contains(&(weighed + 64)), "{weighed} for {sent}");
@@ -244,7 +259,7 @@ mod tests {
             revision: 1,
             found: RangeResult { truncated, ..RangeResult::default() },
         };
-        let outcome = |responses| TxnOutcome { succeeded: true, responses };
+        let outcome = |responses| TxnOutcome { succeeded: true, responses, ..TxnOutcome::default() };
         let nested = |truncated| outcome(vec![range(false), OpOutcome::Txn(outcome(vec![range(truncated)]))]);
         assert!(is_cut(&nested(true)));
         assert!(!is_cut(&nested(false)));

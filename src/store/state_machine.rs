@@ -38,6 +38,7 @@ use crate::codec::Reader;
 use crate::command::{Outcome, OutcomeResult};
 use crate::engine::EngineOptions;
 use crate::error::StorageError;
+use crate::inflight::InflightBytes;
 use crate::mutants::Mutant;
 use crate::mvcc::{Store, WriteSession};
 use crate::tasks;
@@ -200,6 +201,8 @@ struct Shared {
     durable_log: watch::Receiver<Option<LogId>>,
     /// The newest changes, for those who follow them.
     recent: RecentEvents,
+    /// All that is in flight on this node, which answers to writes count among.
+    inflight: Arc<InflightBytes>,
     counters: ApplyCounters,
     /// Whether nothing that a mutant would apply twice is to come any more.
     has_applied: AtomicBool,
@@ -207,7 +210,7 @@ struct Shared {
 
 impl StateMachineStore {
     /// Opens the state in `data`. `durable_log` tells how far this node's own
-    /// log is on disk.
+    /// log is on disk; what writes answer counts as `inflight`.
     ///
     /// # Errors
     /// When the folder can't be read or was written by a newer release.
@@ -215,6 +218,7 @@ impl StateMachineStore {
         data: &DataDir,
         options: &EngineOptions,
         durable_log: watch::Receiver<Option<LogId>>,
+        inflight: Arc<InflightBytes>,
     ) -> Result<Self, StorageError> {
         let state = data.state();
         let generation = generation::open_current(&state, options)?;
@@ -242,6 +246,7 @@ impl StateMachineStore {
             sequence: AtomicU64::new(sequence),
             durable_log,
             recent,
+            inflight,
             counters: ApplyCounters::default(),
             has_applied: AtomicBool::new(applied_index == 0),
         };
@@ -423,7 +428,8 @@ impl StateMachineStore {
             applying.applied.log_id = Some(entry.log_id);
             applying.entries += 1;
             if let Some(responder) = responder {
-                applying.answers.push((responder, outcome));
+                // Only here, where what is stored no longer depends on it.
+                applying.answers.push((responder, outcome.counted_in(&self.shared.inflight)));
             }
         }
         self.settle(applying)

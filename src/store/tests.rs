@@ -35,8 +35,9 @@ use crate::command::{
     Target, Txn, Write,
 };
 use crate::engine::{Db, EngineOptions, FamilySpec, Journal, Scan, Workload};
+use crate::inflight::InflightBytes;
 use crate::keyspace::{KeyRange, RangeRequest};
-use crate::mvcc::Store;
+use crate::mvcc::{Room, Store};
 use crate::{Entry, LogId, Member, Membership, SnapshotMeta, StoredMembership};
 
 const NODE: u64 = 1;
@@ -177,7 +178,9 @@ impl Node {
     fn in_folder(dir: TempDir) -> Self {
         let data = DataDir::open(&dir.path().join("data"), NODE).unwrap();
         let durable = watch::Sender::new(Some(end_of_time()));
-        let store = StateMachineStore::open(&data, &small(), durable.subscribe()).unwrap();
+        let store =
+            StateMachineStore::open(&data, &small(), durable.subscribe(), InflightBytes::new(usize::MAX))
+                .unwrap();
         Self { store, durable, data, dir }
     }
 

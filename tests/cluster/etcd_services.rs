@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use kvorum::NodeId;
+use kvorum::config::{ByteSize, Options};
 use kvorum_etcd_proto::etcdserverpb as pb;
 use kvorum_etcd_proto::etcdserverpb::alarm_request::AlarmAction;
 use kvorum_etcd_proto::etcdserverpb::auth_client::AuthClient;
@@ -10,6 +11,7 @@ use kvorum_etcd_proto::etcdserverpb::cluster_client::ClusterClient;
 use kvorum_etcd_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use kvorum_etcd_proto::etcdserverpb::kv_client::KvClient;
 use kvorum_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use kvorum_etcd_proto::etcdserverpb::request_op;
 use kvorum_etcd_snapshot::{Event, Reader};
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
@@ -395,6 +397,59 @@ async fn alarms(
     let answer = client.clone().alarm(request).await.unwrap().into_inner();
     assert!(answer.header.is_some_and(|header| header.revision > 0));
     answer.alarms.into_iter().map(|found| (found.member_id, found.alarm())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_beyond_what_may_be_in_flight_are_refused_and_hide_no_write() {
+    let small = |options: &mut Options| {
+        options.max_value_bytes = Some(ByteSize(100 << 10));
+        options.max_request_bytes = Some(ByteSize(200 << 10));
+        options.max_inflight_bytes = Some(ByteSize(1 << 20));
+    };
+    let cluster = with_grpc().options(small).form(3).await;
+    for number in 0..12 {
+        cluster.put(1, &format!("k{number}"), &"v".repeat(95 << 10)).await.ok();
+    }
+    cluster.settle().await;
+    let all = pb::RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    let few = pb::RangeRequest { limit: 5, ..all.clone() };
+    let put_and_read = |key: &str, range: &pb::RangeRequest| {
+        let put = pb::PutRequest { key: key.to_owned().into(), ..pb::PutRequest::default() };
+        let success =
+            [request_op::Request::RequestPut(put), request_op::Request::RequestRange(range.clone())];
+        let success = success.map(|request| pb::RequestOp { request: Some(request) }).to_vec();
+        pb::TxnRequest { success, ..pb::TxnRequest::default() }
+    };
+    for through in cluster.ids() {
+        let mut keys = KvClient::new(channel(&cluster, through).await);
+        let too_many = "etcdserver: too many requests";
+        assert_refused(keys.range(all.clone()).await, Code::ResourceExhausted, too_many);
+        let key = format!("written-{through}");
+        let lost = keys.txn(put_and_read(&key, &all)).await.unwrap_err();
+        assert_eq!(lost.code(), Code::DataLoss, "{lost}");
+        assert!(lost.message().contains("was carried out at revision"), "{lost}");
+        assert_eq!(cluster.get(through, &key, "linearizable").await.as_deref(), Some(""));
+
+        let reading = json!({"then": [{"get": {"prefix": "k"}}]});
+        cluster.http.post(cluster.addr(through), "/v1/txn", &reading).await.error(429, "overloaded");
+        let writing = json!({"then": [{"put": {"key": key, "value": "v"}}, {"get": {"prefix": "k"}}]});
+        cluster.http.post(cluster.addr(through), "/v1/txn", &writing).await.error(409, "answer_lost");
+        assert_eq!(cluster.get(through, &key, "linearizable").await.as_deref(), Some("v"));
+
+        // What fits is answered, and nothing stays counted.
+        for _ in 0..3 {
+            assert_eq!(keys.range(few.clone()).await.unwrap().into_inner().kvs.len(), 5);
+            keys.txn(put_and_read(&key, &few)).await.unwrap();
+        }
+    }
+    for id in cluster.ids() {
+        eventually("nothing is in flight", async || {
+            let text = [("accept", "application/openmetrics-text")];
+            let figures = cluster.http.call("GET", cluster.addr(id), "/metrics", &text, "").await.ok().text();
+            if figures.contains("\nkvorum_inflight_bytes 0\n") { Ok(()) } else { Err(figures) }
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,9 +8,10 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::range_stream;
-use super::{Context, convert, status};
+use super::{Context, convert, counted, status};
 use crate::command::{Command, DeleteOp, Op, OpOutcome, OutcomeResult, PutOp, Txn, Write};
 use crate::error::Error;
+use crate::inflight::AnswerBytes;
 use crate::keyspace::KeyRange;
 use crate::service::Consistency;
 
@@ -35,11 +36,11 @@ impl KvService {
         status::of(&error)
     }
 
-    /// Carries `op` out alone; answers the revision and what happened.
-    async fn alone(&self, op: Op) -> Result<(i64, Option<OpOutcome>), Error> {
+    /// Carries `op` out alone; answers the revision and what happened, with what that counts.
+    async fn alone(&self, op: Op) -> Result<(i64, Option<OpOutcome>, AnswerBytes), Error> {
         let txn = self.context.service().txn(Txn::of(op), None, Consistency::Linearizable);
         let (revision, done) = txn.await?;
-        Ok((revision, done.responses.into_iter().next()))
+        Ok((revision, done.responses.into_iter().next(), done.counted))
     }
 }
 
@@ -59,8 +60,9 @@ impl Kv for KvService {
         let consistency = consistency(request.serializable);
         let request = convert::range(request)?;
         let read = self.context.service().read(request, consistency).await;
-        let (revision, found) = read.map_err(|error| status::of(&error))?;
-        Ok(Response::new(convert::range_response(self.context.header(revision), found)))
+        let (revision, mut found) = read.map_err(|error| status::of(&error))?;
+        let bytes = std::mem::take(&mut found.counted);
+        Ok(counted(convert::range_response(self.context.header(revision), found), bytes))
     }
 
     type RangeStreamStream = BoxStream<pb::RangeStreamResponse>;
@@ -72,27 +74,28 @@ impl Kv for KvService {
         let request = request.into_inner();
         let consistency = consistency(request.serializable);
         let request = convert::range(request)?;
-        let stream = range_stream::start(Arc::clone(&self.context), request, consistency).await?;
-        Ok(Response::new(stream))
+        range_stream::start(Arc::clone(&self.context), request, consistency).await
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let put = convert::put(request.into_inner())?;
-        let (revision, prev_kv) = match (put.value, put.lease) {
+        let (revision, prev_kv, bytes) = match (put.value, put.lease) {
             (Some(value), Some(lease)) if !put.want_previous => {
                 // The shorter form of the same, which also carries the shorter answer.
                 let command = Command::of(Write::Put { key: put.key, value, lease });
                 let written = self.context.service().write(command).await;
-                (written.map_err(|error| status::of(&error))?.revision, None)
+                (written.map_err(|error| status::of(&error))?.revision, None, AnswerBytes::default())
             }
             (value, lease) => match self.alone(Op::Put(PutOp { value, lease, ..put })).await {
-                Ok((revision, Some(OpOutcome::Put { revision: _, previous }))) => (revision, previous),
+                Ok((revision, Some(OpOutcome::Put { revision: _, previous }), bytes)) => {
+                    (revision, previous, bytes)
+                }
                 Ok(_) => return Err(mismatch()),
                 Err(error) => return Err(self.put_status(error, lease.unwrap_or_default()).await),
             },
         };
         let header = Some(self.context.header(revision));
-        Ok(Response::new(pb::PutResponse { header, prev_kv: prev_kv.map(convert::key_value) }))
+        Ok(counted(pb::PutResponse { header, prev_kv: prev_kv.map(convert::key_value) }, bytes))
     }
 
     async fn delete_range(
@@ -100,24 +103,24 @@ impl Kv for KvService {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         let delete = convert::delete(request.into_inner())?;
-        let (revision, count, previous) = match delete.keys {
+        let (revision, count, previous, bytes) = match delete.keys {
             KeyRange::One(key) if !delete.want_previous => {
                 let written = self.context.service().write(Command::of(Write::Delete { key })).await;
                 let outcome = written.map_err(|error| status::of(&error))?;
                 let OutcomeResult::Deleted { count } = outcome.result else { return Err(mismatch()) };
-                (outcome.revision, count, Vec::new())
+                (outcome.revision, count, Vec::new(), AnswerBytes::default())
             }
             keys @ (KeyRange::One(_) | KeyRange::From(_) | KeyRange::Between { .. }) => {
                 let delete = DeleteOp { keys, want_previous: delete.want_previous };
                 match self.alone(Op::Delete(delete)).await.map_err(|error| status::of(&error))? {
-                    (revision, Some(OpOutcome::Deleted { revision: _, count, previous })) => {
-                        (revision, count, previous)
+                    (revision, Some(OpOutcome::Deleted { revision: _, count, previous }), bytes) => {
+                        (revision, count, previous, bytes)
                     }
                     _ => return Err(mismatch()),
                 }
             }
         };
-        Ok(Response::new(convert::delete_response(self.context.header(revision), count, previous)))
+        Ok(counted(convert::delete_response(self.context.header(revision), count, previous), bytes))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
@@ -126,8 +129,9 @@ impl Kv for KvService {
         let service = self.context.service();
         let txn = convert::txn(request, service.limits().max_txn_ops)?;
         let done = service.txn(txn, None, consistency).await;
-        let (revision, done) = done.map_err(|error| status::of(&error))?;
-        Ok(Response::new(convert::txn_response(self.context.header(revision), done)))
+        let (revision, mut done) = done.map_err(|error| status::of(&error))?;
+        let bytes = std::mem::take(&mut done.counted);
+        Ok(counted(convert::txn_response(self.context.header(revision), done), bytes))
     }
 
     async fn compact(

@@ -12,7 +12,7 @@ use kvorum_etcd_proto::etcdserverpb::lease_server::Lease;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, leader, status};
+use super::{Context, counted, leader, status};
 use crate::service::LeaseRenewed;
 
 /// Keep-alives of one stream that may be under way.
@@ -79,13 +79,14 @@ impl Lease for LeaseService {
         let pb::LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         let known = self.context.service().lease_time_to_live(id, keys).await;
         let known = known.map_err(|error| status::of(&error))?;
-        Ok(Response::new(pb::LeaseTimeToLiveResponse {
+        let answer = pb::LeaseTimeToLiveResponse {
             header: Some(self.context.header(known.revision)),
             id,
             ttl: known.ttl,
             granted_ttl: known.granted_ttl,
             keys: known.keys,
-        }))
+        };
+        Ok(counted(answer, known.counted))
     }
 
     async fn lease_leases(

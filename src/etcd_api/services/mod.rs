@@ -33,9 +33,21 @@ use kvorum_etcd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use kvorum_etcd_proto::etcdserverpb::watch_server::WatchServer;
 use kvorum_etcd_proto::v3electionpb::election_server::ElectionServer;
 use kvorum_etcd_proto::v3lockpb::lock_server::LockServer;
+use tonic::Response;
 use tonic::service::Routes;
 
 use super::{Dispatch, MAX_STREAMED_BYTES, max_message_bytes};
+use crate::inflight::AnswerBytes;
+
+/// The answer `message`, which goes on counting the `bytes` that it was made of: the gate takes
+/// them over until it has left.
+fn counted<T>(message: T, bytes: AnswerBytes) -> Response<T> {
+    let mut response = Response::new(message);
+    if bytes.count() > 0 {
+        response.extensions_mut().insert(bytes);
+    }
+    response
+}
 
 /// All services over `context`.
 pub fn all(context: &Arc<Context>) -> Dispatch {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use futures_util::stream;
 use kvorum_etcd_proto::etcdserverpb as pb;
-use tonic::Status;
 use tonic::codegen::BoxStream;
+use tonic::{Response, Status};
 
-use super::{Context, convert, status};
+use super::{Context, convert, counted, status};
 use crate::keyspace::{KeyValue, RangeRequest};
 use crate::mvcc::RangeQuery;
 use crate::service::Consistency;
@@ -27,7 +27,7 @@ pub(super) async fn start(
     context: Arc<Context>,
     request: RangeRequest,
     consistency: Consistency,
-) -> Result<BoxStream<pb::RangeStreamResponse>, Status> {
+) -> Result<Response<BoxStream<pb::RangeStreamResponse>>, Status> {
     // Only keys in their order can be read part by part.
     if request.sort.is_some() || request.revisions.any() || request.count_only {
         return whole(&context, request, consistency).await;
@@ -43,7 +43,7 @@ pub(super) async fn start(
         };
         Ok(Some((part, (None, pages))))
     });
-    Ok(Box::pin(parts))
+    Ok(Response::new(Box::pin(parts)))
 }
 
 struct Pages {
@@ -107,9 +107,10 @@ async fn whole(
     context: &Context,
     request: RangeRequest,
     consistency: Consistency,
-) -> Result<BoxStream<pb::RangeStreamResponse>, Status> {
+) -> Result<Response<BoxStream<pb::RangeStreamResponse>>, Status> {
     let read = context.service().read(request, consistency).await;
     let (revision, mut found) = read.map_err(|error| status::of(&error))?;
+    let all = std::mem::take(&mut found.counted);
     let mut parts = VecDeque::new();
     let mut part = Vec::new();
     let mut bytes = 0;
@@ -132,5 +133,6 @@ async fn whole(
         None => last.take(),
     });
     let answers = answers.map(|answer| Ok(pb::RangeStreamResponse { range_response: Some(answer) }));
-    Ok(Box::pin(stream::iter(answers)))
+    let answers: BoxStream<_> = Box::pin(stream::iter(answers));
+    Ok(counted(answers, all))
 }

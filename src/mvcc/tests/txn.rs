@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::super::{KeyValue, OLDEST_REVISION, ReadError, Record, Removal, Room, Store};
 use super::fresh;
 use crate::command::{Compare, DeleteOp, Op, OpOutcome, PutOp, Rejection, Relation, Target, Txn, TxnOutcome};
+use crate::inflight::InflightBytes;
 use crate::keyspace::{KeyRange, RangeRequest, RangeResult, RevisionBounds, Sort, SortBy};
 
 const PLENTY: usize = 1 << 20;
@@ -130,7 +131,7 @@ impl Run<'_> {
     fn branch(&mut self, txn: &Txn) -> TxnOutcome {
         let (succeeded, ops) = taken(self.before, txn);
         let responses = ops.iter().map(|op| self.op(op)).collect();
-        TxnOutcome { succeeded, responses }
+        TxnOutcome { succeeded, responses, ..TxnOutcome::default() }
     }
 
     fn op(&mut self, op: &Op) -> OpOutcome {
@@ -397,10 +398,10 @@ proptest! {
                             find(request.at.map_or(model.now(), |at| &model.states[&at]), &request),
                         )),
                     };
-                    prop_assert_eq!(store.read(&request, PLENTY).map_err(rejection), expected, "{:?}", request);
+                    prop_assert_eq!(store.read(&request, &mut Room::of(PLENTY)).map_err(rejection), expected, "{:?}", request);
                 }
                 Step::ReadTxn(txn) if txn.is_read_only() => {
-                    let found = store.read_txn(&txn, PLENTY).map_err(rejection);
+                    let found = store.read_txn(&txn, &mut Room::of(PLENTY)).map_err(rejection);
                     let expected = model.run(&txn).map(|outcome| (model.revision, outcome));
                     prop_assert_eq!(found, expected, "{:?}", txn);
                 }
@@ -415,7 +416,7 @@ proptest! {
                 Some(rejection) => Err(rejection),
                 None => Ok((model.revision, find(&model.states[&at], &request))),
             };
-            prop_assert_eq!(store.read(&request, PLENTY).map_err(rejection), expected);
+            prop_assert_eq!(store.read(&request, &mut Room::of(PLENTY)).map_err(rejection), expected);
         }
     }
 }
@@ -434,15 +435,46 @@ fn range_of(items: usize) -> (tempfile::TempDir, Store) {
 fn an_answer_that_grows_too_large_is_cut_and_says_so() {
     let (_dir, store) = range_of(200);
     let all = RangeRequest::of(KeyRange::all());
-    let (_, found) = store.read(&all, 10_000).unwrap();
+    let (_, found) = store.read(&all, &mut Room::of(10_000)).unwrap();
     assert!(found.truncated && found.items.len() < 200);
     let few = RangeRequest { limit: Some(3), ..all.clone() };
-    let (_, found) = store.read(&few, 10_000).unwrap();
+    let (_, found) = store.read(&few, &mut Room::of(10_000)).unwrap();
     assert_eq!((found.items.len(), found.more, found.count, found.truncated), (3, true, 200, false));
     // To sort for a few takes the room of a few, however many there are.
     let sort = Some(Sort::descending(SortBy::ModRevision));
-    let (_, found) = store.read(&RangeRequest { sort, ..few }, 10_000).unwrap();
+    let (_, found) = store.read(&RangeRequest { sort, ..few }, &mut Room::of(10_000)).unwrap();
     assert_eq!((found.items[0].key.as_ref(), found.truncated), (b"key 0199".as_slice(), false));
+}
+
+#[test]
+fn what_is_read_counts_as_in_flight_and_is_cut_if_it_does_not_fit() {
+    let (_dir, store) = range_of(2_000);
+    let all = RangeRequest::of(KeyRange::all());
+    let inflight = InflightBytes::new(room_of(2_100));
+    let read = |request: &RangeRequest| {
+        let mut room = Room::counted(PLENTY, &inflight);
+        let (_, found) = store.read(request, &mut room).unwrap();
+        assert_eq!(found.truncated, room.is_refused());
+        (found, room)
+    };
+    let (found, room) = read(&all);
+    let counted = room.into_counted();
+    assert_eq!(
+        (found.items.len(), counted.count(), inflight.held()),
+        (2_000, room_of(2_000), room_of(2_000))
+    );
+    let (found, room) = read(&all);
+    assert!(found.truncated && found.items.len() < 2_000);
+    drop(room);
+    // Short answers are not counted, nor what was only read to be sorted for one.
+    let sort = Some(Sort::descending(SortBy::Value));
+    for few in [RangeRequest { limit: Some(9), ..all.clone() }, RangeRequest { limit: Some(9), sort, ..all }]
+    {
+        let (found, room) = read(&few);
+        assert_eq!((found.items.len(), room.into_counted().count()), (9, 0));
+    }
+    drop(counted);
+    assert_eq!(inflight.held(), 0);
 }
 
 fn one(key: &'static str) -> KeyRange {
@@ -481,7 +513,7 @@ fn all_ranges_of_a_transaction_share_one_room() {
         Op::Txn(all_of(vec![range(one("key 0007")), Op::Txn(Txn::of(range(KeyRange::all())))])),
         range(one("key 0008")),
     ]);
-    let read = |max_bytes| found_by_ranges(&store.read_txn(&txn, max_bytes).unwrap().1);
+    let read = |max_bytes| found_by_ranges(&store.read_txn(&txn, &mut Room::of(max_bytes)).unwrap().1);
     assert_eq!(read(room_of(42)), [(20, false), (1, false), (20, false), (1, false)]);
     assert_eq!(read(room_of(42) - 1), [(20, false), (1, false), (20, false), (0, true)]);
     assert_eq!(read(room_of(41) - 1), [(20, false), (1, false), (20, true), (0, true)]);
@@ -520,14 +552,14 @@ fn what_is_replaced_and_removed_shares_the_room_and_the_change_happens_all_the_s
     assert_eq!(whole.map(|done| done.responses.len()), Ok(2));
     let mut room = Room::of(0);
     let unasked = store.begin().run(&txn, false, &mut room, ANY).unwrap();
-    assert_eq!(unasked, Ok(TxnOutcome { succeeded: true, responses: Vec::new() }));
+    assert_eq!(unasked, Ok(TxnOutcome { succeeded: true, ..TxnOutcome::default() }));
     assert!(!room.used_more_than(0), "nobody hears of it");
 
     let mut session = store.begin();
     let cut = session.run(&txn, true, &mut Room::of(room_of(20) - 1), ANY).unwrap();
     assert_eq!(cut, Err(Rejection::AnswerForgotten { revision: 22 }));
     session.commit().unwrap();
-    let (_, left) = store.read(&RangeRequest::of(KeyRange::all()), PLENTY).unwrap();
+    let (_, left) = store.read(&RangeRequest::of(KeyRange::all()), &mut Room::of(PLENTY)).unwrap();
     let left: Vec<_> = left.items.into_iter().map(|item| (item.key, item.record.value)).collect();
     assert_eq!(left, [(Bytes::from("key 0000"), Bytes::from("new"))]);
 }

@@ -17,6 +17,7 @@ use crate::NodeId;
 use crate::command::{Command, Condition, Idempotency, Outcome, OutcomeResult, Txn, TxnOutcome, Write};
 use crate::config::Limits;
 use crate::error::Error;
+use crate::inflight::AnswerBytes;
 use crate::mvcc::{KeyValue, Lookup, Page, RangeQuery, Record};
 use crate::network::Backend;
 use crate::service::{Consistency, LeaseGranted, LeaseRenewed, LeaseStatus};
@@ -307,7 +308,8 @@ impl Backend for Memory {
         let state = self.0.state.lock();
         let (ttl, granted_ttl) = state.leases.get(&id).map_or((-1, 0), |ttl| (ttl - 1, *ttl));
         let keys = if keys { state.lease_keys(id) } else { Vec::new() };
-        Ok(LeaseStatus { revision: state.revision, id, ttl, granted_ttl, keys })
+        let counted = AnswerBytes::default();
+        Ok(LeaseStatus { revision: state.revision, id, ttl, granted_ttl, keys, counted })
     }
 
     async fn leases(&self) -> Result<(i64, Vec<i64>), Error> {

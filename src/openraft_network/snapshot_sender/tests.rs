@@ -19,6 +19,7 @@ use super::super::snapshot_receiver::{ReceiveError, Received, receive};
 use super::*;
 use crate::command::Command;
 use crate::engine::EngineOptions;
+use crate::inflight::InflightBytes;
 use crate::store::StateMachineStore;
 use crate::store::data_dir::DataDir;
 use crate::store::log_codec::{LeaderId, Payload};
@@ -41,7 +42,8 @@ fn node() -> Node {
     let data = DataDir::open(dir.path(), 1).unwrap();
     let durable = watch::Sender::new(Some(log_id(u64::MAX)));
     let options = EngineOptions { block_cache_bytes: 1 << 20, write_buffer_bytes: 8 << 20 };
-    let store = StateMachineStore::open(&data, &options, durable.subscribe()).unwrap();
+    let store = StateMachineStore::open(&data, &options, durable.subscribe(), InflightBytes::new(usize::MAX))
+        .unwrap();
     Node { store, _data: data, _durable: durable, _dir: dir }
 }
 

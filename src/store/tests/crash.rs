@@ -127,8 +127,11 @@ async fn child_of_the_crash_test() {
     let donor_data = DataDir::open(&folder.join("donor"), NODE).unwrap();
     let durable = watch::Sender::new(Some(end_of_time()));
     let log = open_log(&data);
-    let store = StateMachineStore::open(&data, &small(), log.durable()).unwrap();
-    let donor = StateMachineStore::open(&donor_data, &small(), durable.subscribe()).unwrap();
+    let store =
+        StateMachineStore::open(&data, &small(), log.durable(), InflightBytes::new(usize::MAX)).unwrap();
+    let donor =
+        StateMachineStore::open(&donor_data, &small(), durable.subscribe(), InflightBytes::new(usize::MAX))
+            .unwrap();
     store.check_log().unwrap();
     let mut child = Child { log, store, donor, dice: Dice(seed_of(SEED)) };
     println!("\nopen");
@@ -238,7 +241,8 @@ async fn look(
 ) -> (u64, u64) {
     let data = DataDir::open(&copy.join("data"), NODE).unwrap();
     let log = open_log(&data);
-    let store = StateMachineStore::open(&data, &small(), log.durable()).unwrap();
+    let store =
+        StateMachineStore::open(&data, &small(), log.durable(), InflightBytes::new(usize::MAX)).unwrap();
     store.check_log().unwrap();
     let state = log.clone().get_log_state().await.unwrap();
     let (applied, end) = (store.applied_log_id(), next_index(state.last_log_id));

@@ -86,12 +86,24 @@ async fn stopped() -> TempDir {
 
 fn reopen(dir: &TempDir) -> Result<StateMachineStore, StorageError> {
     let data = DataDir::open(&dir.path().join("data"), NODE).unwrap();
-    StateMachineStore::open(&data, &small(), watch::Sender::new(None).subscribe())
+    StateMachineStore::open(
+        &data,
+        &small(),
+        watch::Sender::new(None).subscribe(),
+        InflightBytes::new(usize::MAX),
+    )
 }
 
 fn check_with_log(dir: &TempDir, last: Option<LogId>) -> Result<(), StorageError> {
     let data = DataDir::open(&dir.path().join("data"), NODE).unwrap();
-    StateMachineStore::open(&data, &small(), watch::Sender::new(last).subscribe()).unwrap().check_log()
+    StateMachineStore::open(
+        &data,
+        &small(),
+        watch::Sender::new(last).subscribe(),
+        InflightBytes::new(usize::MAX),
+    )
+    .unwrap()
+    .check_log()
 }
 
 #[tokio::test]

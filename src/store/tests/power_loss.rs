@@ -98,7 +98,9 @@ async fn a_crashed_state_is_one_of_its_batches_and_the_log_leads_on_from_there()
     for (number, promised, at_most) in looks {
         let data = DataDir::open(&pictures.path().join(number.to_string()).join("data"), NODE).unwrap();
         let durable = watch::Sender::new(Some(end_of_time()));
-        let store = StateMachineStore::open(&data, &small(), durable.subscribe()).unwrap();
+        let store =
+            StateMachineStore::open(&data, &small(), durable.subscribe(), InflightBytes::new(usize::MAX))
+                .unwrap();
         let found = store.applied_log_id();
         let index = found.map_or(0, |found| found.index);
         assert!((promised..=at_most).contains(&index), "{promised} ≤ {index} ≤ {at_most}");

@@ -214,7 +214,7 @@ async fn a_batch_that_has_removed_much_takes_no_further_entry() {
     let small = |index| normal(index, &Command::put("small", "value"));
     apply(&node.store, [small(24), normal(25, &deletion), small(26), small(27)]).await;
     assert_eq!(batches() - before, 2);
-    let left = node.store.store().read(&RangeRequest::of(KeyRange::all()), 1 << 20).unwrap().1;
+    let left = node.store.store().read(&RangeRequest::of(KeyRange::all()), &mut Room::of(1 << 20)).unwrap().1;
     assert_eq!(left.count, 1);
 }
 
@@ -289,7 +289,8 @@ async fn whoever_is_answered_finds_the_write() {
     let dir = tempfile::tempdir().unwrap();
     let data = Arc::new(DataDir::open(&dir.path().join("data"), NODE).unwrap());
     let log = RocksLogStore::open(&data.log(), LogOptions::default(), Arc::new(|_| {})).unwrap();
-    let store = StateMachineStore::open(&data, &small(), log.durable()).unwrap();
+    let store =
+        StateMachineStore::open(&data, &small(), log.durable(), InflightBytes::new(usize::MAX)).unwrap();
     let transport = Transport::new(Arc::clone(&data), None, Encoding::Binary).unwrap();
     let network = Network::new(transport, Pace { bytes_per_second: 0 });
     let config = Arc::new(openraft::Config::default().validate().unwrap());

@@ -146,16 +146,12 @@ fn only_transactions_whose_reads_all_say_so_may_be_behind() {
 
 #[test]
 fn headers_inside_a_transaction_carry_the_revision_alone() {
-    let nested =
-        TxnOutcome { succeeded: true, responses: vec![OpOutcome::Put { revision: 5, previous: None }] };
-    let done = TxnOutcome {
-        succeeded: true,
-        responses: vec![
-            OpOutcome::Deleted { revision: 4, count: 2, previous: Vec::new() },
-            OpOutcome::Range { revision: 5, found: RangeResult::default() },
-            OpOutcome::Txn(nested),
-        ],
-    };
+    let done = |responses| TxnOutcome { succeeded: true, responses, ..TxnOutcome::default() };
+    let done = done(vec![
+        OpOutcome::Deleted { revision: 4, count: 2, previous: Vec::new() },
+        OpOutcome::Range { revision: 5, found: RangeResult::default() },
+        OpOutcome::Txn(done(vec![OpOutcome::Put { revision: 5, previous: None }])),
+    ]);
     let outer = pb::ResponseHeader { cluster_id: 1, member_id: 2, revision: 5, raft_term: 3 };
     let answer = txn_response(outer, done);
     assert_eq!(answer.header, Some(outer));

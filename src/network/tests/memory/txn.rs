@@ -91,7 +91,7 @@ impl State {
                 Op::Txn(txn) => OpOutcome::Txn(self.run_at(txn, before, changes)),
             });
         }
-        TxnOutcome { succeeded, responses }
+        TxnOutcome { succeeded, responses, ..TxnOutcome::default() }
     }
 
     fn items(&self, keys: &KeyRange, at: i64) -> Vec<KeyValue> {
@@ -125,7 +125,7 @@ impl State {
                 item.record.value = Bytes::new();
             }
         }
-        RangeResult { items, more, count, truncated: false }
+        RangeResult { items, more, count, ..RangeResult::default() }
     }
 
     fn holds(&self, compare: &Compare, at: i64) -> bool {
