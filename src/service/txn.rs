@@ -12,6 +12,7 @@ use super::handle::{RequestCounters, Service};
 use super::kv::Consistency;
 use crate::command::{Command, Idempotency, Op, OpOutcome, OutcomeResult, Txn, TxnOutcome, Write};
 use crate::error::Error;
+use crate::inflight::AnswerBytes;
 use crate::keyspace::{KeyRange, RangeRequest, RangeResult};
 use crate::mvcc::{ReadError, Room, Store};
 use crate::store::MAX_ANSWER_BYTES;
@@ -100,6 +101,15 @@ impl Service {
             return found.map_err(|error| error.into_answer(self.node_id()));
         }
         self.scan(deadline, read).await
+    }
+
+    /// Counts an answer that holds `bytes` at a time as long as it is being sent.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when too much is in flight.
+    pub fn hold_answer(&self, bytes: usize) -> Result<AnswerBytes, Error> {
+        let held = self.inner.inflight.hold_answer(bytes);
+        held.ok_or_else(|| Error::Overloaded { node: self.node_id() })
     }
 
     /// Why there was no more room for the answer to a read.

@@ -15,7 +15,7 @@ use kvorum_etcd_proto::etcdserverpb::request_op;
 use kvorum_etcd_snapshot::{Event, Reader};
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::support::cluster::{Builder, TestCluster};
 use super::support::eventually;
@@ -29,6 +29,13 @@ fn with_grpc() -> Builder {
 async fn channel(cluster: &TestCluster, id: NodeId) -> Channel {
     let addr = cluster.status(id).await.grpc_addr.unwrap();
     Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap()
+}
+
+/// A connection whose streams let the server send 64 KiB ahead.
+async fn narrow_channel(cluster: &TestCluster, id: NodeId) -> Channel {
+    let addr = cluster.status(id).await.grpc_addr.unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
+    endpoint.initial_stream_window_size(64 << 10).connect().await.unwrap()
 }
 
 async fn cluster_client(cluster: &TestCluster, id: NodeId) -> ClusterClient<Channel> {
@@ -399,6 +406,70 @@ async fn alarms(
     answer.alarms.into_iter().map(|found| (found.member_id, found.alarm())).collect()
 }
 
+/// The parts of a streamed range put together; only the last may tell of the whole.
+async fn merged(mut parts: Streaming<pb::RangeStreamResponse>) -> Result<pb::RangeResponse, Status> {
+    let mut whole = pb::RangeResponse::default();
+    while let Some(part) = parts.message().await? {
+        let part = part.range_response.unwrap();
+        assert_eq!(whole.header, None, "a part after the last");
+        let before = std::mem::take(&mut whole.kvs);
+        whole = pb::RangeResponse { kvs: [before, part.kvs].concat(), ..part };
+    }
+    assert!(whole.header.is_some());
+    Ok(whole)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streamed_range_merges_to_what_a_range_answers() {
+    let cluster = with_grpc().form(1).await;
+    let mut keys = KvClient::new(channel(&cluster, 1).await);
+    for number in 0..40 {
+        let puts = (0..25).map(|part| {
+            let key = format!("k{:04}", number * 25 + part).into();
+            let value = vec![b'a' + u8::try_from((number + part) % 26).unwrap(); 4 << 10].into();
+            let put = pb::PutRequest { key, value, ..pb::PutRequest::default() };
+            pb::RequestOp { request: Some(request_op::Request::RequestPut(put)) }
+        });
+        let txn = pb::TxnRequest { success: puts.collect(), ..pb::TxnRequest::default() };
+        keys.txn(txn).await.unwrap();
+    }
+    let all = pb::RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    let by_value = pb::range_request::SortTarget::Value.into();
+    let descending = pb::range_request::SortOrder::Descend.into();
+    for request in [
+        all.clone(),
+        pb::RangeRequest { limit: 700, ..all.clone() },
+        pb::RangeRequest { limit: 1_000, ..all.clone() },
+        pb::RangeRequest { limit: 1, ..all.clone() },
+        pb::RangeRequest { revision: 20, ..all.clone() },
+        pb::RangeRequest { revision: 20, limit: 300, keys_only: true, ..all.clone() },
+        pb::RangeRequest { keys_only: true, ..all.clone() },
+        pb::RangeRequest { count_only: true, ..all.clone() },
+        pb::RangeRequest { sort_order: descending, sort_target: by_value, limit: 500, ..all.clone() },
+        pb::RangeRequest { sort_order: descending, ..all.clone() },
+        pb::RangeRequest { min_mod_revision: 20, serializable: true, ..all.clone() },
+        pb::RangeRequest { key: "k0007".into(), range_end: "".into(), ..all.clone() },
+        pb::RangeRequest { key: "none".into(), range_end: "".into(), ..all.clone() },
+        pb::RangeRequest { key: "k0990".into(), range_end: "\0".into(), ..all.clone() },
+    ] {
+        let ranged = keys.range(request.clone()).await.unwrap().into_inner();
+        let streamed = keys.range_stream(request.clone()).await.unwrap().into_inner();
+        assert_eq!(merged(streamed).await.unwrap(), ranged, "{request:?}");
+    }
+    let future = pb::RangeRequest { revision: 1_000, ..all.clone() };
+    let refused = keys.range_stream(future).await.map(drop);
+    assert_refused(refused, Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision");
+
+    // What a compaction overtakes can't be read to its end, and says so.
+    let mut narrow = KvClient::new(narrow_channel(&cluster, 1).await);
+    let mut overtaken =
+        narrow.range_stream(pb::RangeRequest { revision: 30, ..all }).await.unwrap().into_inner();
+    overtaken.message().await.unwrap().unwrap();
+    keys.compact(pb::CompactionRequest { revision: 35, physical: false }).await.unwrap();
+    let compacted = "etcdserver: mvcc: required revision has been compacted";
+    assert_refused(merged(overtaken).await, Code::OutOfRange, compacted);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_beyond_what_may_be_in_flight_are_refused_and_hide_no_write() {
     let small = |options: &mut Options| {
@@ -442,6 +513,19 @@ async fn answers_beyond_what_may_be_in_flight_are_refused_and_hide_no_write() {
             keys.txn(put_and_read(&key, &few)).await.unwrap();
         }
     }
+    // A stream holds little at a time, but there may be many that nobody reads.
+    let mut keys = KvClient::new(narrow_channel(&cluster, 2).await);
+    let unread =
+        [keys.range_stream(all.clone()).await.unwrap(), keys.range_stream(all.clone()).await.unwrap()];
+    let third = keys.range_stream(all.clone()).await;
+    assert_refused(third.map(drop), Code::ResourceExhausted, "etcdserver: too many requests");
+    drop(unread);
+    eventually("there is room for a stream", async || {
+        let streamed = keys.range_stream(all.clone()).await.map_err(|status| status.to_string())?;
+        assert_eq!(merged(streamed.into_inner()).await.unwrap().kvs.len(), 12);
+        Ok(())
+    })
+    .await;
     for id in cluster.ids() {
         eventually("nothing is in flight", async || {
             let text = [("accept", "application/openmetrics-text")];

@@ -35,6 +35,9 @@ pub(super) async fn start(
     let limit = request.limit.unwrap_or(u64::MAX);
     let mut pages = Pages { context, request, limit, sent: 0, more: true, revision: 0 };
     let first = pages.next(consistency).await?;
+    // One part is held while the client takes the one before it.
+    let held = if pages.more { 2 * PART_BYTES } else { 0 };
+    let held = pages.context.service().hold_answer(held).map_err(|error| status::of(&error))?;
     let parts = stream::try_unfold((Some(first), pages), async |(first, mut pages)| {
         let part = match first {
             Some(first) => first,
@@ -43,7 +46,8 @@ pub(super) async fn start(
         };
         Ok(Some((part, (None, pages))))
     });
-    Ok(Response::new(Box::pin(parts)))
+    let parts: BoxStream<_> = Box::pin(parts);
+    Ok(counted(parts, held))
 }
 
 struct Pages {
