@@ -8,8 +8,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Answers up to this size are not counted: counting them would cost more than it tells.
-pub const UNCOUNTED_ANSWER_BYTES: usize = 64 << 10;
+/// Answers up to this size are not counted: counting them would cost more than it tells. As
+/// many of these as there may be requests in flight take as much as may be counted.
+pub const UNCOUNTED_ANSWER_BYTES: usize = 16 << 10;
 
 /// Counts the bytes in flight.
 #[derive(Debug)]

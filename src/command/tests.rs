@@ -169,7 +169,7 @@ fn a_long_answer_that_does_not_fit_is_forgotten_and_a_short_one_never() {
     let rejection = Rejection::AnswerForgotten { revision: 9 };
     let forgotten = Outcome { revision: 9, result: OutcomeResult::Rejected(rejection) };
     assert_eq!(outcome(80_000).counted_in(&inflight), forgotten);
-    assert_eq!(outcome(50_000).counted_in(&inflight), outcome(50_000));
+    assert_eq!(outcome(10_000).counted_in(&inflight), outcome(10_000));
     drop(long);
     assert_eq!(inflight.held(), 0);
 }

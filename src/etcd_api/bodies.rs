@@ -26,7 +26,7 @@ use crate::inflight::{AnswerBytes, Held, InflightBytes, UNCOUNTED_ANSWER_BYTES};
 /// Of the bytes of a call, so many are not counted.
 const UNCOUNTED_BYTES: usize = 4 << 10;
 /// What leaves at a time, so that what has not left is still counted.
-const SLICE: usize = UNCOUNTED_ANSWER_BYTES;
+const SLICE: usize = 64 << 10;
 /// What an operation of a transaction takes once it is read, roughly, besides its bytes.
 const OPERATION_BYTES: usize = 256;
 /// From so many on, it is their number that is too large, and not what else is in flight.
@@ -291,7 +291,8 @@ where
             return Poll::Ready(Some(Ok(self.slice())));
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let is_long = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|data| data.len() > SLICE);
+        let is_long =
+            |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|data| is_counted(data.len() as u64));
         let data = match frame {
             Some(Ok(frame)) if is_long(&frame) && self.bytes.is_some() => {
                 frame.into_data().unwrap_or_default()
@@ -336,7 +337,7 @@ pub(super) fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
 
 /// Whether an answer of `size` is counted.
 pub(super) fn is_counted(size: u64) -> bool {
-    size > SLICE as u64
+    size > UNCOUNTED_ANSWER_BYTES as u64
 }
 
 /// Cuts a connection off whose client takes no slice for [`STALL`], until it is dropped.
@@ -473,7 +474,7 @@ mod tests {
         assert_eq!(inflight.held(), 0);
 
         let mut short = Leaving::new(
-            parts(vec![vec![0; SLICE]]),
+            parts(vec![vec![0; UNCOUNTED_ANSWER_BYTES]]),
             READS[0],
             Some(CallBytes::of(&inflight)),
             AnswerBytes::default(),

@@ -30,9 +30,9 @@ use super::admission::Permit;
 use super::backend::Backend;
 use super::call::Call;
 use super::error::Failure;
-use crate::inflight::AnswerBytes;
+use crate::inflight::{AnswerBytes, UNCOUNTED_ANSWER_BYTES};
 
-/// What is handed to Actix at a time. Answers up to this size are not paced.
+/// What is handed to Actix at a time.
 const SLICE: usize = 64 << 10;
 
 /// How long a client may take for one slice.
@@ -60,7 +60,7 @@ pub(super) fn answer<B: Backend>(
     response: &mut HttpResponseBuilder,
     bytes: Bytes,
 ) -> Result<HttpResponse, Failure> {
-    if bytes.len() <= SLICE {
+    if bytes.len() <= UNCOUNTED_ANSWER_BYTES {
         return Ok(response.body(bytes));
     }
     call.hold(&mut permit, bytes.len())?;
@@ -83,7 +83,7 @@ pub(super) fn json_answer<B: Backend>(
     let bytes: Bytes = json.bytes.into();
     permit.shrink(source_bytes);
     let response = response.content_type(ContentType::json());
-    if bytes.len() <= SLICE {
+    if bytes.len() <= UNCOUNTED_ANSWER_BYTES {
         return Ok(response.body(bytes));
     }
     let guard = StallGuard::of(&call.request, call.shared.stall);
@@ -101,8 +101,8 @@ struct CountedJson<'a> {
 impl io::Write for CountedJson<'_> {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
         let length = self.bytes.len() + part.len();
-        if length > SLICE.max(self.counted) {
-            let more = (length - self.counted).next_multiple_of(SLICE);
+        if length > UNCOUNTED_ANSWER_BYTES.max(self.counted) {
+            let more = (length - self.counted).next_multiple_of(UNCOUNTED_ANSWER_BYTES);
             if !self.permit.grow(more) {
                 return Err(io::ErrorKind::QuotaExceeded.into());
             }
@@ -124,7 +124,7 @@ pub(super) fn counted(
     bytes: Bytes,
     counted: Vec<AnswerBytes>,
 ) -> HttpResponse {
-    if bytes.len() <= SLICE {
+    if bytes.len() <= UNCOUNTED_ANSWER_BYTES {
         return response.body(bytes);
     }
     let guard = StallGuard::of(request, STALL);
