@@ -10,8 +10,7 @@ use std::task::{Context, Poll};
 
 use hyper::{Request, Response};
 use tonic::body::Body;
-use tonic::codegen::{Service, http};
-use tonic::server::NamedService;
+use tonic::codegen::Service;
 use tonic::service::Routes;
 
 use super::Answer;
@@ -23,21 +22,27 @@ pub struct Dispatch {
     others: Routes,
 }
 
+/// A service that is asked directly. Cheap to clone.
 #[derive(Clone)]
-struct Direct {
+pub(super) struct Direct {
     name: &'static str,
-    call: Arc<dyn Fn(Request<Body>) -> Answer + Send + Sync>,
+    carry_out: Arc<dyn Fn(Request<Body>) -> Answer + Send + Sync>,
+}
+
+impl Direct {
+    /// The service called `name`; `carry_out` is given the calls of it.
+    pub(super) fn new(
+        name: &'static str,
+        carry_out: impl Fn(Request<Body>) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, carry_out: Arc::new(carry_out) }
+    }
 }
 
 impl Dispatch {
-    /// Hands the calls of `service` to it directly, and all others to `others`.
-    pub fn with<S>(service: S, others: Routes) -> Self
-    where
-        S: NamedService + Clone + Send + Sync + 'static,
-        S: Service<http::Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answer>,
-    {
-        let call = Arc::new(move |request| service.clone().call(request));
-        Self { direct: Some(Direct { name: S::NAME, call }), others }
+    /// Hands the calls of `direct` to it, and all others to `others`.
+    pub(super) fn with(direct: Direct, others: Routes) -> Self {
+        Self { direct: Some(direct), others }
     }
 
     /// The same with what `more` adds to the others.
@@ -65,7 +70,7 @@ impl Service<Request<Body>> for Dispatch {
     fn call(&mut self, request: Request<Body>) -> Answer {
         let service = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
         match (&self.direct, service) {
-            (Some(direct), Some((name, _))) if name == direct.name => (direct.call)(request),
+            (Some(direct), Some((name, _))) if name == direct.name => (direct.carry_out)(request),
             _ => Box::pin(self.others.call(request)),
         }
     }
@@ -73,34 +78,16 @@ impl Service<Request<Body>> for Dispatch {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use tonic::{Code, Status};
 
     use super::*;
 
-    #[derive(Clone)]
-    struct Busy;
-
-    impl NamedService for Busy {
-        const NAME: &'static str = "some.Busy";
-    }
-
-    impl Service<Request<Body>> for Busy {
-        type Response = Response<Body>;
-        type Error = Infallible;
-        type Future = Answer;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, _: Request<Body>) -> Answer {
-            Box::pin(std::future::ready(Ok(Status::data_loss("the busy one").into_http())))
-        }
-    }
-
     #[tokio::test]
     async fn calls_of_the_service_reach_it_and_all_others_the_router() {
-        let mut dispatch = Dispatch::with(Busy, Routes::default());
+        let busy = |_| -> Answer { Box::pin(ready(Ok(Status::data_loss("the busy one").into_http()))) };
+        let mut dispatch = Dispatch::with(Direct::new("some.Busy", busy), Routes::default());
         for (path, code) in [
             ("/some.Busy/Call", Code::DataLoss),
             ("/some.Busy/Another", Code::DataLoss),

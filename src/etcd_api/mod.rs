@@ -42,6 +42,7 @@ use tonic::codegen::{Service as _, StdError};
 use tonic::transport::server::TcpConnectInfo;
 
 use bodies::{Arriving, CallBytes, Cut, Leaving};
+use dispatch::Direct;
 pub use dispatch::Dispatch;
 use gate::{Bounds, Gate, Traffic};
 pub use health::Condition;

@@ -10,6 +10,7 @@ mod methods;
 mod operations;
 #[cfg(test)]
 mod tests;
+pub mod unary;
 
 /// The compiled definitions, for reflection: an encoded `google.protobuf.FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
