@@ -13,6 +13,7 @@ mod server {
     pub mod codec;
     pub mod command;
     pub mod error;
+    pub mod inflight;
     pub mod keyspace;
     pub mod raft_types;
 }
@@ -127,4 +128,4 @@ pub(crate) mod tasks {
 }
 
 pub use server::raft_types::{Entry, LogId, Member, NodeId, SnapshotMeta, TypeConfig, Vote};
-pub use server::{codec, command, error, keyspace};
+pub use server::{codec, command, error, inflight, keyspace};
