@@ -121,9 +121,17 @@ LEFTOVERS=()
 
 # Ends what was started here, by id.
 end_all() {
-    local pid
+    local pid late
     for pid in "${GROUPS_APART[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
+    # A program that hangs when it is asked to end must not hold up the others for ever.
+    (
+        sleep 30
+        for pid in "${GROUPS_APART[@]}"; do kill -KILL -- "-$pid" || true; done
+    ) >/dev/null 2>&1 &
+    late=$!
     for pid in "${GROUPS_APART[@]}"; do wait "$pid" 2>/dev/null || true; done
+    kill "$late" 2>/dev/null || true
+    wait "$late" 2>/dev/null || true
     for pid in "${PIDS[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
     for pid in "${PIDS[@]}"; do wait "$pid" 2>/dev/null || true; done
     PIDS=() GROUPS_APART=()
