@@ -1,8 +1,8 @@
 //! Carries out calls of one request and one answer.
 //!
-//! The library's way is made for streams in both directions, and costs a short call as much as
-//! all that is done for it. This one must not show: what a service is given and what its caller
-//! sees is the same either way.
+//! The library's way is made for streams in both directions, and makes buffers and futures that a
+//! short call has no use for. This one must not show: a service is given the same, and its caller
+//! is told the same, but for the words in which a request that is none is refused.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
