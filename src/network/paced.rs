@@ -30,7 +30,7 @@ use super::admission::Permit;
 use super::backend::Backend;
 use super::call::Call;
 use super::error::Failure;
-use crate::inflight::{AnswerBytes, UNCOUNTED_ANSWER_BYTES};
+use crate::inflight::UNCOUNTED_ANSWER_BYTES;
 
 /// What is handed to Actix at a time.
 const SLICE: usize = 64 << 10;
@@ -60,12 +60,10 @@ pub(super) fn answer<B: Backend>(
     response: &mut HttpResponseBuilder,
     bytes: Bytes,
 ) -> Result<HttpResponse, Failure> {
-    if bytes.len() <= UNCOUNTED_ANSWER_BYTES {
-        return Ok(response.body(bytes));
+    if bytes.len() > UNCOUNTED_ANSWER_BYTES {
+        call.hold(&mut permit, bytes.len())?;
     }
-    call.hold(&mut permit, bytes.len())?;
-    let guard = StallGuard::of(&call.request, call.shared.stall);
-    Ok(response.body(BoxBody::new(Paced::whole(bytes, guard, permit))))
+    Ok(held(&call.request, call.shared.stall, response, bytes, permit))
 }
 
 /// [`answer`] with `answer` in JSON, which is counted as it is written. What it was made of
@@ -83,11 +81,7 @@ pub(super) fn json_answer<B: Backend>(
     let bytes: Bytes = json.bytes.into();
     permit.shrink(source_bytes);
     let response = response.content_type(ContentType::json());
-    if bytes.len() <= UNCOUNTED_ANSWER_BYTES {
-        return Ok(response.body(bytes));
-    }
-    let guard = StallGuard::of(&call.request, call.shared.stall);
-    Ok(response.body(BoxBody::new(Paced::whole(bytes, guard, permit))))
+    Ok(held(&call.request, call.shared.stall, response, bytes, permit))
 }
 
 /// JSON in the making. Text may take six times the bytes that it was, so that its length is
@@ -117,18 +111,19 @@ impl io::Write for CountedJson<'_> {
     }
 }
 
-/// Finishes `response` with `bytes`, and keeps what they count until they are out.
-pub(super) fn counted(
+/// Finishes `response` with `bytes`, and keeps what counts them until they are out.
+pub(super) fn held(
     request: &HttpRequest,
+    stall: Duration,
     response: &mut HttpResponseBuilder,
     bytes: Bytes,
-    counted: Vec<AnswerBytes>,
+    held: impl Unpin + 'static,
 ) -> HttpResponse {
     if bytes.len() <= UNCOUNTED_ANSWER_BYTES {
         return response.body(bytes);
     }
-    let guard = StallGuard::of(request, STALL);
-    response.body(BoxBody::new(Paced::whole(bytes, guard, counted)))
+    let guard = StallGuard::of(request, stall);
+    response.body(BoxBody::new(Paced::whole(bytes, guard, held)))
 }
 
 /// Finishes `response` with a body that is `first` and then all of `more`.

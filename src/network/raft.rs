@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::Failure;
-use super::paced;
+use super::paced::{self, STALL};
 use crate::error::Error;
 use crate::openraft_network::Inbound;
 use crate::openraft_network::forward::{FORWARD, ForwardRequest, ManageRequest};
@@ -276,7 +276,7 @@ async fn forward(
             let (body, counted) = (response.encode(), response.counted());
             let mut answer = HttpResponse::Ok();
             answer.insert_header((CONTENT_TYPE, FORWARD));
-            paced::counted(&request, &mut answer, body, counted)
+            paced::held(&request, STALL, &mut answer, body, counted)
         }
         Err(error) => error_response(Error::Invalid(error.to_string())),
     }
